@@ -1,0 +1,130 @@
+"""All people's consent at once, as the night reads it: from the projection, or replayed up to an earlier sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from sqlalchemy import Connection, Select, func, select
+
+from engine.consent.changes import parse_effect
+from engine.consent.tables import CHANGES, CURRENT, EFFECT, stream
+from engine.identity import KEY_BYTES
+from engine.schema import STANDINGS
+
+_NO_PREFERENCE = -1
+Bits = Mapping[str, int]  # (purpose/source) -> mask
+
+
+def current_standings(connection: Connection, bits: Bits) -> pa.Table:
+    """Everybody's standing now, as STANDINGS, sorted by user key.
+
+    Raises:
+        ValueError: a stored state is not one.
+    """
+    statement = select(CURRENT.c.user_key, CURRENT.c.granted, CURRENT.c.preference).order_by(CURRENT.c.user_key)
+    states: dict[str, int] = {}
+    keys, codes, preferences = [b""], [np.empty(0, np.int64)], [np.empty(0, np.uint8)]
+    for key, state, preference in _columns(connection, statement):
+        keys.append(_joined(key))
+        codes.append(_coded(state, states))
+        preferences.append(np.array(preference, np.uint8))
+    masks = np.array([_mask(state, bits) for state in states], np.uint64)
+    return _table(b"".join(keys), masks[np.concatenate(codes)] if states else masks, np.concatenate(preferences))
+
+
+def replayed_standings(connection: Connection, at: int, bits: Bits) -> pa.Table:
+    """Everybody's standing after the changes up to a sequence, as STANDINGS, sorted by user key.
+
+    Raises:
+        ValueError: a stored change is not one.
+    """
+    statement = (
+        select(CHANGES.c.user_key, EFFECT, func.coalesce(CHANGES.c.preference, _NO_PREFERENCE))
+        .where(CHANGES.c.sequence <= at)
+        .order_by(CHANGES.c.user_key, CHANGES.c.sequence, CHANGES.c.position)
+    )
+    effects: dict[str, int] = {}
+    keys, codes, preferences = [b""], [np.empty(0, np.int64)], [np.empty(0, np.int8)]
+    for key, effect, preference in _columns(connection, statement):
+        keys.append(_joined(key))
+        codes.append(_coded(effect, effects))
+        preferences.append(np.array(preference, np.int8))
+    rows = np.frombuffer(b"".join(keys), np.uint64).reshape(-1, 2)
+    starts = np.ones(len(rows), bool)
+    starts[1:] = (rows[1:] != rows[:-1]).any(axis=1)
+    person = np.cumsum(starts) - 1
+    granted = _fold(person, np.concatenate(codes), list(effects), int(starts.sum()), bits)
+    preference = np.zeros(len(granted), np.uint8)
+    stated = np.concatenate(preferences)
+    _assign_last(preference, person, stated, np.flatnonzero(stated != _NO_PREFERENCE))
+    return _table(rows[starts].tobytes(), granted, preference)
+
+
+def _fold(
+    person: NDArray[np.int64], codes: NDArray[np.int64], effects: Sequence[str], people: int, bits: Bits
+) -> NDArray[np.uint64]:
+    """The mask of each person after their changes: for each (purpose, source), what the last change on it said.
+
+    Args:
+        person: (N,) ascending; the rows of one person in the order in which they take effect.
+        codes: (N,) rows of `effects`.
+        effects: the distinct effects.
+        people: how many persons.
+        bits: the mask of each pair.
+    """
+    parsed = [parse_effect(effect) for effect in effects]
+    says = np.array([granted for granted, _, _ in parsed], bool)
+    result = np.zeros(people, np.uint64)
+    for pair, mask in bits.items():
+        purpose, source = pair.split("/")
+        touches = np.array([p == purpose and (of is None or source in of) for _, p, of in parsed], bool)
+        if not (touches & says).any():
+            continue  # never granted to anybody
+        held = np.zeros(people, bool)
+        _assign_last(held, person, says[codes], np.flatnonzero(touches[codes]))
+        result |= np.where(held, np.uint64(mask), np.uint64(0))
+    return result
+
+
+def _assign_last(out: NDArray[Any], person: NDArray[np.int64], values: NDArray[Any], rows: NDArray[np.intp]) -> None:
+    # NumPy does not say which value stays when one index is assigned to twice, hence the explicit last of each person.
+    if len(rows):
+        last = rows[np.append(person[rows[1:]] != person[rows[:-1]], True)]
+        out[person[last]] = values[last]
+
+
+def _mask(state: str, bits: Bits) -> int:
+    mask = 0
+    for pair in state.split():
+        if pair.count("/") != 1:
+            raise ValueError(f"{pair!r} is no grant")
+        mask |= bits.get(pair, 0)  # a source that was retired allows nothing
+    return mask
+
+
+def _columns(connection: Connection, statement: Select[Any]) -> Iterator[tuple[list[Any], ...]]:
+    for rows in stream(connection, statement):
+        yield tuple([row[place] for row in rows] for place in range(len(rows[0])))
+
+
+def _joined(keys: Sequence[bytes]) -> bytes:
+    joined = b"".join(keys)
+    if len(joined) != KEY_BYTES * len(keys):
+        raise ValueError("a stored user key is not 16 bytes long")
+    return joined
+
+
+def _coded(texts: Sequence[str], known: dict[str, int]) -> NDArray[np.int64]:
+    batch = pa.array(texts, pa.string()).dictionary_encode()
+    rows = np.array([known.setdefault(text, len(known)) for text in batch.dictionary.to_pylist()], np.int64)
+    codes: NDArray[np.int64] = rows[batch.indices.to_numpy()]
+    return codes
+
+
+def _table(keys: bytes, granted: NDArray[np.uint64], preference: NDArray[np.uint8]) -> pa.Table:
+    column = pa.FixedSizeBinaryArray.from_buffers(pa.binary(KEY_BYTES), len(granted), [None, pa.py_buffer(keys)])
+    return pa.table([column, pa.array(granted), pa.array(preference)], schema=STANDINGS)

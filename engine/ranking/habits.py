@@ -1,0 +1,99 @@
+"""How often what people had is wanted again, by item, and how much they want that is new: counted from the log before a moment.
+
+For windows of the horizon's length that end at the moment and before it, count the wants of people who had the item, per unit
+of their decayed earlier wants. Few counts are shrunk to the shop's mean (empirical Bayes, Robbins 1956), so an item bought
+twice is not called a habit. The counts are sums over people, so shards add up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.two_tower.histories import Histories
+
+_DAY = 86_400_000_000
+WINDOWS = 3
+PRIOR = 30.0  # decayed wants that the shop's mean is worth
+CURVE = 0.7  # the tenth purchase says less than the second
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Habits:
+    """again (I,): wants of people who had the item. mass (I,): their decayed earlier wants, curved. fresh, roots: new wants of
+    all people, and the sum of the square roots of their mass.
+    """
+
+    again: NDArray[np.float64]
+    mass: NDArray[np.float64]
+    fresh: float
+    roots: float
+
+    def __add__(self, other: Habits) -> Habits:
+        return Habits(
+            self.again + other.again, self.mass + other.mass, self.fresh + other.fresh, self.roots + other.roots
+        )
+
+    def hazard(self) -> NDArray[np.float64]:
+        """(I,) wants within the horizon per unit of curved mass."""
+        mean = self.again.sum() / max(self.mass.sum(), 1e-9)
+        result: NDArray[np.float64] = (self.again + PRIOR * mean) / (self.mass + PRIOR)
+        return result
+
+    @property
+    def fresh_rate(self) -> float:
+        """New wants within the horizon per square root of a person's mass."""
+        return self.fresh / max(self.roots, 1e-9)
+
+
+def masses(
+    histories: Histories, moment: int, wanted: float, half_life: float, items: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Sorted (person * items + item) pairs wanted before a moment, and their decayed mass: one want a day counts once."""
+    counts = (histories.weight >= wanted) & (histories.ts <= moment)
+    pair = histories.owner[counts] * items + histories.item[counts]
+    day = histories.ts[counts] // _DAY
+    order = np.lexsort((day, pair))
+    pair, day = pair[order], day[order]
+    once = np.ones(len(pair), bool)
+    once[1:] = (pair[1:] != pair[:-1]) | (day[1:] != day[:-1])
+    pair, day = pair[once], day[once]
+    age = np.maximum(0.0, moment / _DAY - day)
+    every, place = np.unique(pair, return_inverse=True)
+    return every, np.bincount(place, 0.5 ** (age / half_life), len(every))
+
+
+def tally(
+    histories: Histories, items: int, moment: int, wanted: float, half_life: float, horizon_days: float
+) -> Habits:
+    """Count one shard.
+
+    Args:
+        histories: events that may train.
+        items: I.
+        moment: nothing later is counted, microseconds since the epoch.
+        wanted: least interest weight of a want.
+        half_life: days of a person's mass.
+        horizon_days: length of a window.
+    """
+    again, mass = np.zeros(items), np.zeros(items)
+    fresh = roots = 0.0
+    step = int(horizon_days * _DAY)
+    real = histories.weight >= wanted
+    for window in range(1, WINDOWS + 1):
+        begin = moment - window * step
+        had, weight = masses(histories, begin, wanted, half_life, items)
+        if not len(had):
+            continue
+        inside = real & (histories.ts > begin) & (histories.ts <= begin + step)
+        got = np.unique(histories.owner[inside] * items + histories.item[inside])
+        known = np.isin(got, had, assume_unique=True)
+        share = 0.5 ** (window - 1)  # what the last window says counts most
+        again += share * np.bincount(got[known] % items, minlength=items)
+        mass += share * np.bincount(had % items, weight**CURVE, items)
+        owner, place = np.unique(had // items, return_inverse=True)
+        fresh += share * float(np.isin(got[~known] // items, owner).sum())
+        roots += share * float(np.sqrt(np.bincount(place, weight)).sum())
+    return Habits(again, mass, fresh, roots)

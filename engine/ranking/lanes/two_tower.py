@@ -1,0 +1,67 @@
+"""What the model thinks they would want: exact top-K over the catalogue, once for each stored profile."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.kernels.top_k import top_k
+from engine.ranking.found import Found
+from engine.ranking.people import People, Shop
+from engine.schema import NO_ITEM
+
+SAMPLE = 4096  # items that stand for all in the softmax's denominator
+
+
+@dataclass(frozen=True, slots=True)
+class TwoTowerLane:
+    """keep: candidates per person and profile. trust: what a score is multiplied with beside other lanes'."""
+
+    keep: float = 120
+    trust: float = 0.5
+
+    def find(self, people: People, shop: Shop) -> Found:
+        """Unseen items by the chance that the person's next new want is this one, times how much they want that is new."""
+        return search(people, shop, np.ones(shop.size, bool), int(self.keep), self.trust)
+
+
+def search(people: People, shop: Shop, among: NDArray[np.bool_], keep: int, trust: float) -> Found:
+    """The tower's best among some items, for every profile of every person."""
+    rows = np.flatnonzero(among)
+    sub = np.full(shop.size, -1, np.int32)
+    sub[rows] = np.arange(len(rows))
+    parts = []
+    for profile in people.profiles:
+        lengths = np.diff(people.seen_starts)[profile.rows]
+        flat = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        hidden = sub[people.seen_item[np.repeat(people.seen_starts[profile.rows], lengths) + flat]]
+        owner = np.repeat(np.arange(len(profile.rows)), lengths)[hidden >= 0]
+        starts = np.searchsorted(owner, np.arange(len(profile.rows) + 1))
+        ids, scores = top_k(profile.vectors, shop.vectors[rows], keep, starts.astype(np.int64), hidden[hidden >= 0])
+        chance = np.exp(scores - log_mass(profile.vectors, shop.vectors)[:, None])
+        expected = trust * shop.fresh_rate * np.sqrt(profile.mass)[:, None] * chance
+        user, place = np.nonzero(ids != NO_ITEM)
+        parts.append(
+            Found(
+                profile.rows[user],
+                rows[ids[user, place]].astype(np.int32),
+                expected[user, place].astype(np.float32),
+                profile.basis[user],
+                np.full(len(user), NO_ITEM, np.int32),
+            )
+        )
+    return Found.together(parts)
+
+
+def log_mass(users: NDArray[np.float32], items: NDArray[np.float32]) -> NDArray[np.float64]:
+    """(U,) log of the sum of exp(score) over the catalogue, estimated from an even sample of items when there are many."""
+    step = max(1, -(-len(items) // SAMPLE))
+    sample = np.ascontiguousarray(items[::step])
+    total = np.empty(len(users))
+    for first in range(0, len(users), 1024):
+        scores = (users[first : first + 1024] @ sample.T).astype(np.float64)
+        highest = scores.max(1)
+        total[first : first + 1024] = highest + np.log(np.exp(scores - highest[:, None]).sum(1))
+    return total + np.log(len(items) / len(sample))

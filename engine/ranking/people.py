@@ -1,0 +1,146 @@
+"""A block of people and the shop, as every lane sees them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.kernels.encode_user import UserTower, encode, pool, within_groups
+from engine.schema import EVENTS, PURCHASE
+from engine.two_tower.encoding import GroupSums
+from engine.two_tower.histories import Histories
+
+_DAY = 86_400_000_000
+
+
+@dataclass(slots=True)
+class RankSettings:
+    """How candidates are found and merged.
+
+    candidates: kept per person. least_each: of these, how many are kept for each lane and basis, so that a withdrawal leaves a
+    list. seen: days for which an event hides its item from every lane but `usual`, by event; 0: for ever. horizon_days: what a
+    score counts wants within. mass_days: half-life of a person's wants. lanes: parameters by lane name.
+    """
+
+    candidates: int = 300
+    least_each: int = 40
+    seen: dict[str, float] = field(default_factory=lambda: {"purchase": 0.0, "dismiss": 0.0, "like": 0.0})
+    horizon_days: float = 7.0
+    mass_days: float = 120.0
+    lanes: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Shop:
+    """The catalogue as lanes see it, I items: vectors (I, D); neighbour, likeness (I, N); hazard (I,), the wants per decayed
+    want of people who had it; popularity (I,), shares that add up to 1; tail (I,); fresh_rate, new wants per square root of
+    decayed mass.
+    """
+
+    vectors: NDArray[np.float32]
+    neighbour: NDArray[np.int32]
+    likeness: NDArray[np.float32]
+    hazard: NDArray[np.float64]
+    popularity: NDArray[np.float64]
+    tail: NDArray[np.bool_]
+    fresh_rate: float
+
+    @property
+    def size(self) -> int:
+        """I."""
+        return len(self.vectors)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ProfileVectors:
+    """People encoded on one stored profile: rows (P,) of the block; basis (P,); vectors (P, D); mass (P,) of their wants."""
+
+    name: str
+    rows: NDArray[np.int64]
+    basis: NDArray[np.uint64]
+    vectors: NDArray[np.float32]
+    mass: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class People:
+    """A block of U people: their histories, what is hidden from lanes (starts (U + 1,), item), and their stored profiles."""
+
+    histories: Histories
+    seen_starts: NDArray[np.int64]
+    seen_item: NDArray[np.int32]
+    seen_basis: NDArray[np.uint64]
+    profiles: tuple[ProfileVectors, ...]
+    moment: int
+    settings: RankSettings
+
+    def unseen(self, owner: NDArray[np.integer], item: NDArray[np.integer], items: int) -> NDArray[np.bool_]:
+        """Which (person, item) pairs are not hidden."""
+        hidden = np.repeat(np.arange(self.histories.users), np.diff(self.seen_starts)) * items + self.seen_item
+        pair = owner.astype(np.int64) * items + item
+        place = np.searchsorted(hidden, pair)
+        return ~((place < len(hidden)) & (hidden[np.minimum(place, max(len(hidden) - 1, 0))] == pair)) if len(
+            hidden
+        ) else np.ones(len(pair), bool)
+
+
+def gather(
+    histories: Histories,
+    sums: GroupSums,
+    tower: UserTower,
+    profiles: tuple[tuple[str, int], ...],
+    items: int,
+    moment: int,
+    settings: RankSettings,
+) -> People:
+    """Encode a block of people on every stored profile, and find what is hidden from them.
+
+    Args:
+        profiles: (name, mask over groups), the full one first; a profile that equals an earlier one for a person is not
+            stored again.
+        items: I.
+        moment: the night's time, microseconds since the epoch.
+    """
+    starts, item, basis = _seen(histories, items, moment, settings)
+    encoded: list[ProfileVectors] = []
+    taken = np.zeros((len(profiles), histories.users), np.uint64)
+    for number, (name, mask) in enumerate(profiles):
+        inside = within_groups(mask, sums.group)
+        bits = np.zeros(histories.users, np.uint64)
+        np.bitwise_or.at(bits, sums.owner[inside], np.uint64(1) << sums.group[inside].astype(np.uint64))
+        taken[number] = bits
+        rows = np.flatnonzero((bits > 0) & (taken[:number] != bits).all(0))
+        place = np.full(histories.users, -1)
+        place[rows] = np.arange(len(rows))
+        mine = inside & (place[sums.owner] >= 0)
+        pooled = pool(sums.sums[mine], sums.weights[mine], sums.last[mine], place[sums.owner[mine]], len(rows), tower.rates)
+        age = (moment - histories.ts) / _DAY
+        strength = histories.weight * 0.5 ** (age / settings.mass_days)
+        allowed = within_groups(mask, histories.group)
+        mass = np.bincount(histories.owner[allowed], strength[allowed], histories.users)[rows]
+        encoded.append(ProfileVectors(name, rows, bits[rows], encode(*pooled, tower), mass))
+    return People(histories, starts, item, basis, tuple(encoded), moment, settings)
+
+
+def _seen(
+    histories: Histories, items: int, moment: int, settings: RankSettings
+) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.uint64]]:
+    """Distinct (person, item) pairs that are hidden, sorted, with the groups of events that say so."""
+    hides = np.zeros(len(histories.item), bool)
+    for name, days in settings.seen.items():
+        recent = histories.ts > moment - int(days * _DAY) if days else True
+        hides |= (histories.event == EVENTS.index(name)) & recent
+    owner = histories.owner[hides]
+    pair, place = np.unique(owner * items + histories.item[hides], return_inverse=True)
+    basis = np.zeros(len(pair), np.uint64)
+    np.bitwise_or.at(basis, place, np.uint64(1) << histories.group[hides].astype(np.uint64))
+    starts = np.searchsorted(pair, np.arange(histories.users + 1) * items)
+    return starts.astype(np.int64), (pair % max(items, 1)).astype(np.int32), basis
+
+
+def is_purchase(histories: Histories) -> NDArray[np.bool_]:
+    """(E,) which events are purchases."""
+    return histories.event == PURCHASE

@@ -1,0 +1,135 @@
+"""ConsentService: message -> ledger call -> message."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import grpc
+from bodega.v1 import consent_pb2, consent_pb2_grpc
+
+from engine.consent.changes import Change, RecordedChange
+from engine.consent.tokens import consent_token, sequence_of
+from engine.consent.vocabulary import Vocabulary
+from engine.errors import ConsentError, LedgerUnavailable, NotBuilt, RequestError
+from engine.serving.limits import DEFAULT_CHANGES
+from engine.serving.replica import Replica
+from engine.serving.translate import level, timestamp
+
+
+class ConsentServicer(consent_pb2_grpc.ConsentServiceServicer):
+    """What a person allows."""
+
+    def __init__(self, replica: Replica) -> None:
+        self._replica = replica
+
+    def GetConsent(
+        self, request: consent_pb2.GetConsentRequest, context: grpc.ServicerContext
+    ) -> consent_pb2.GetConsentResponse:
+        """The standing of one person."""
+        ledger, keys = self._replica.consent()
+        key = keys.stable.derive(request.user_id)
+        least = sequence_of(request.consent_token) if request.consent_token else 0
+        # Read before the standing, which then includes at least as much.
+        if least and ledger.sequence() < least:
+            raise LedgerUnavailable("The ledger has not heard the state of the token yet.", "Try again.")
+        standing = ledger.standing(key)
+        return consent_pb2.GetConsentResponse(
+            grants=[_grant(change) for change in standing.grants],
+            preference=level(standing.preference),
+            consent_token=consent_token(max(standing.sequence, least)),
+            as_of=timestamp(datetime.now(UTC)),
+        )
+
+    def SetConsent(
+        self, request: consent_pb2.SetConsentRequest, context: grpc.ServicerContext
+    ) -> consent_pb2.SetConsentResponse:
+        """Record changes; they are enforced when this returns, because every list reads the ledger."""
+        ledger, keys = self._replica.consent()
+        recorded = ledger.record(
+            keys.stable.derive(request.user_id),
+            _changes(request, self._replica.vocabulary),
+            request.preference if request.HasField("preference") else None,
+            request.notice_version,
+            request.actor or "person",
+            request.request_id,
+            _occurred_at(request),
+        )
+        return consent_pb2.SetConsentResponse(
+            consent_token=consent_token(recorded.sequence),
+            sequence=recorded.sequence,
+            receipt_id=recorded.receipt_id,
+        )
+
+    def ListConsentChanges(
+        self, request: consent_pb2.ListConsentChangesRequest, context: grpc.ServicerContext
+    ) -> consent_pb2.ListConsentChangesResponse:
+        """A page of one person's history."""
+        ledger, keys = self._replica.consent()
+        key = keys.stable.derive(request.user_id)
+        after = _page_start(request.page_token)
+        page = ledger.changes(key, after, request.page_size or DEFAULT_CHANGES)
+        more = page and ledger.changes(key, page[-1].sequence, 1)
+        return consent_pb2.ListConsentChangesResponse(
+            changes=[_change(each) for each in page],
+            next_page_token=consent_token(page[-1].sequence) if more else "",
+        )
+
+    def ExportUser(
+        self, request: consent_pb2.ExportUserRequest, context: grpc.ServicerContext
+    ) -> consent_pb2.ExportUserResponse:
+        """Not built yet."""
+        raise NotBuilt("ExportUser is declared and not built yet.", "Use GetConsent and ListConsentChanges.")
+
+    def EraseUser(
+        self, request: consent_pb2.EraseUserRequest, context: grpc.ServicerContext
+    ) -> consent_pb2.EraseUserResponse:
+        """Not built yet."""
+        raise NotBuilt(
+            "EraseUser is declared and not built yet; nothing was erased.",
+            "Withdraw every purpose with SetConsent, which ends profiling at once, and erase the person in the log.",
+        )
+
+
+def _changes(request: consent_pb2.SetConsentRequest, vocabulary: Vocabulary) -> list[Change]:
+    changes = [Change(each.purpose, each.source, each.granted) for each in request.changes]
+    for place, change in enumerate(changes):
+        try:
+            vocabulary.mask(change.purpose, change.source)
+        except ConsentError as error:  # the ledger would refuse it too, without knowing which field it was
+            raise RequestError(error.message, error.remedy, f"changes[{place}]") from error
+    return changes
+
+
+def _occurred_at(request: consent_pb2.SetConsentRequest) -> datetime | None:
+    if not request.HasField("occurred_at"):
+        return None
+    try:
+        return request.occurred_at.ToDatetime(UTC)
+    except (ValueError, OverflowError) as error:
+        raise RequestError("occurred_at is out of range.", "Send a time of this era.", "occurred_at") from error
+
+
+def _page_start(token: str) -> int:
+    try:
+        return sequence_of(token) if token else 0
+    except RequestError as error:
+        raise RequestError(
+            "The page token is not one of this service.", "Begin again without it.", "page_token"
+        ) from error
+
+
+def _grant(change: Change) -> consent_pb2.Grant:
+    return consent_pb2.Grant(purpose=change.purpose, source=change.source, granted=change.granted)
+
+
+def _change(recorded: RecordedChange) -> consent_pb2.ConsentChange:
+    return consent_pb2.ConsentChange(
+        sequence=recorded.sequence,
+        grant=_grant(recorded.change) if recorded.change is not None else None,
+        notice_version=recorded.notice_version,
+        actor=recorded.actor,
+        recorded_at=timestamp(recorded.recorded_at),
+        occurred_at=timestamp(recorded.occurred_at) if recorded.occurred_at is not None else None,
+        receipt_id=recorded.receipt_id,
+        preference=level(recorded.preference) if recorded.preference is not None else None,
+    )

@@ -1,0 +1,88 @@
+"""What a list for one person may stand on at this moment: the ledger's standing, under the dial, the signals and the token.
+
+Whatever is in doubt ends in a list that uses nothing of the person; the reason says what the doubt was.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import structlog
+
+from engine.consent.tokens import sequence_of
+from engine.consent.vocabulary import Level
+from engine.errors import LedgerUnavailable
+from engine.serving.replica import Replica
+
+_log = structlog.get_logger("bodega.consent")
+
+
+@dataclass(frozen=True, slots=True)
+class Signals:
+    """Who it is for, and what the caller says of the person and the moment."""
+
+    key: bytes | None = None  # stable; None: a stranger
+    level: int = Level.UNSET
+    token: str = ""
+    global_privacy_control: bool = False
+    minor: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Footing:
+    """What may be used. `reason` is empty where a profile may be, and a stable code of the proto otherwise."""
+
+    reason: str
+    level: int  # the step of the dial in force
+    granted: int = 0  # mask, after the dial
+    allowed: int = 0  # mask, before the dial
+    sequence: int = 0  # of the consent state read
+
+    @property
+    def profiled(self) -> bool:
+        """Whether anything of the person may be used."""
+        return not self.reason
+
+
+def footing(replica: Replica, signals: Signals, default_level: int) -> Footing:
+    """Read the ledger and say what may be used.
+
+    Args:
+        default_level: the surface's step of the dial, for people who have set none.
+
+    Raises:
+        RequestError: the token is malformed. A ledger that fails raises nothing: it is a doubt.
+    """
+    least = sequence_of(signals.token) if signals.token else 0
+    if signals.key is None:
+        return Footing("stranger", Level.NONE)
+    if signals.global_privacy_control:
+        return Footing("global_privacy_control", Level.NONE)
+    if signals.minor:
+        return Footing("minor", Level.NONE)
+    try:
+        ledger, _ = replica.consent()
+        standing = ledger.standing(signals.key)
+        if standing.sequence < least:
+            # The token may be another person's or a later one: the ledger's own place decides, and is read before the
+            # standing, which then includes at least as much.
+            if ledger.sequence() < least:
+                return Footing("consent_stale", Level.NONE, sequence=standing.sequence)
+            standing = ledger.standing(signals.key)
+    except LedgerUnavailable as error:
+        _log.warning("consent_unavailable", error=error.message)
+        return Footing("consent_unavailable", Level.NONE)
+    # A caller may lower what the person chose, and never raise it.
+    level = int(signals.level or standing.preference or default_level)
+    if standing.preference:
+        level = min(level, standing.preference)
+    granted = replica.vocabulary.under(level, standing.granted)
+    if level == Level.NONE:
+        reason = "level_none"
+    elif not standing.granted & replica.vocabulary.groups:
+        reason = "no_consent"
+    elif level == Level.SESSION:
+        reason = "level_session"
+    else:
+        reason = "" if granted & replica.vocabulary.groups else "no_consent"
+    return Footing(reason, level, granted, standing.granted, standing.sequence)

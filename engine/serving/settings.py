@@ -1,0 +1,181 @@
+"""Settings of the server: typed here, composed by Hydra from conf/serve.yaml and the command line."""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_module
+from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from engine.errors import SettingsError
+
+LEVELS = ("debug", "info", "warning", "error")
+FORMATS = ("auto", "json", "console")
+
+
+@dataclass
+class TlsSettings:
+    """PEM files of the server's certificate chain and private key; both or neither."""
+
+    cert: str = ""
+    key: str = ""
+
+
+@dataclass
+class LogSettings:
+    """What is logged to standard error, and how."""
+
+    level: str = "info"
+    format: str = "auto"
+
+
+@dataclass
+class ConsentSettings:
+    """The sources of events, and the fallback profiles."""
+
+    sources: list[str] = MISSING
+    profiles: dict[str, Any] = MISSING
+
+
+@dataclass
+class ServeSettings:
+    """Everything that the server can be told. conf/serve.yaml has the values and says what each is for."""
+
+    out: str = MISSING
+    snapshots: str = MISSING
+    ledger: str = MISSING  # SQLAlchemy URL
+    keys: str = MISSING
+    host: str = "127.0.0.1"
+    port: int = 50051  # 0: any free one, printed at start
+    default_surface: str = "home"
+    watch_seconds: float = 1.0
+    retry_seconds: float = 30.0
+    verify: bool = True
+    threads: int = 8
+    concurrent_rpcs: int = 128
+    max_message_bytes: int = 4 * 2**20
+    max_metadata_bytes: int = 16 * 2**10
+    drain_seconds: float = 10.0
+    reflection: bool | None = None
+    insecure: bool = False
+    tls: TlsSettings = field(default_factory=TlsSettings)
+    log: LogSettings = field(default_factory=LogSettings)
+    consent: ConsentSettings = field(default_factory=ConsentSettings)
+    policy: dict[str, Any] = MISSING  # by surface
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine can reach the server."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+    def check(self) -> None:
+        """Refuse what contradicts itself or would expose people's lists.
+
+        Raises:
+            SettingsError: names the setting and the remedy.
+        """
+        if bool(self.tls.cert) != bool(self.tls.key):
+            raise SettingsError("Only one of tls.cert and tls.key is set.", "Set both, or neither.")
+        for name, path in (("tls.cert", self.tls.cert), ("tls.key", self.tls.key)):
+            if path and not Path(path).is_file():
+                raise SettingsError(f"{name}: there is no file {path}.", "Name a PEM file.")
+        if not self.loopback and not self.tls.cert and not self.insecure:
+            raise SettingsError(
+                f"host={self.host} can be reached from other machines, and there is no TLS.",
+                "Set tls.cert and tls.key; or insecure=true where a mesh or proxy encrypts.",
+            )
+        for name, value, least, most in (
+            ("port", self.port, 0, 65535),
+            ("threads", self.threads, 1, 1024),
+            ("concurrent_rpcs", self.concurrent_rpcs, 1, 100_000),
+            ("max_message_bytes", self.max_message_bytes, 1024, 64 * 2**20),
+            ("max_metadata_bytes", self.max_metadata_bytes, 1024, 2**20),
+            ("watch_seconds", self.watch_seconds, 0.01, 60),
+            ("retry_seconds", self.retry_seconds, 0.01, 3600),
+            ("drain_seconds", self.drain_seconds, 0, 3600),
+        ):
+            if not least <= value <= most:
+                raise SettingsError(f"{name}={value} lies outside {least}..{most}.", "Choose a value inside.")
+        for name, word, known in (("log.level", self.log.level, LEVELS), ("log.format", self.log.format, FORMATS)):
+            if word not in known:
+                raise SettingsError(f"{name}={word} is unknown.{_near(word, known)}", f"Known: {', '.join(known)}.")
+        if self.default_surface not in self.policy:
+            raise SettingsError(
+                f"default_surface={self.default_surface} has no policy.{_near(self.default_surface, self.policy)}",
+                f"Known surfaces: {', '.join(self.policy)}.",
+            )
+
+
+def load(overrides: Sequence[str]) -> ServeSettings:
+    """The settings that a command line asks for.
+
+    Args:
+        overrides: in Hydra's words, such as `out=DIR`, `port=50052`, `policy=default`.
+
+    Raises:
+        SettingsError: a key is unknown (with the nearest one that is known), mistyped, missing, or contradicts another.
+    """
+    composed = compose_config(overrides)
+    missing = sorted(str(key) for key in OmegaConf.missing_keys(composed))
+    if missing:
+        raise SettingsError(f"The setting {missing[0]} is missing.", f"Give it on the command line: {missing[0]}=VALUE")
+    try:
+        settings = OmegaConf.to_object(composed)
+    except OmegaConfBaseException as error:
+        raise SettingsError(_first_line(error), "See conf/serve.yaml.") from error
+    if not isinstance(settings, ServeSettings):
+        raise SettingsError("The server's settings lost their type.", "Keep serve_settings first in conf/serve.yaml.")
+    settings.check()
+    return settings
+
+
+def compose_config(overrides: Sequence[str]) -> DictConfig:
+    """The same as a tree that can be printed as YAML.
+
+    Raises:
+        SettingsError: a key is unknown or mistyped.
+    """
+    ConfigStore.instance().store(name="serve_settings", node=ServeSettings)
+    try:
+        with initialize_config_module("conf", version_base="1.3"):
+            return compose("serve", overrides=list(overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise SettingsError(*_explained(error)) from error
+
+
+def _explained(error: Exception) -> tuple[str, str]:
+    text = _first_line(error)
+    if found := re.search(r"[Kk]ey '([^']+)' is not in|Could not override '([^']+)'", str(error)):
+        key = found.group(2) or found.group(1)
+        known = _known_keys()
+        return f"There is no setting '{key}'.{_near(key, known)}", "See conf/serve.yaml for those there are."
+    return text, "See conf/serve.yaml."
+
+
+def _known_keys() -> list[str]:
+    tree = OmegaConf.structured(ServeSettings)
+    keys = [str(key) for key in tree]
+    for group in ("tls", "log", "consent"):
+        keys += [f"{group}.{key}" for key in tree[group]]
+    return keys
+
+
+def _near(word: str, known: Any) -> str:
+    near = difflib.get_close_matches(word, list(known), 1)
+    return f" Did you mean '{near[0]}'?" if near else ""
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

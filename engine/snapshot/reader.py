@@ -1,0 +1,255 @@
+"""Read a snapshot: map every file, check what can be checked without reading it, answer for one person at once."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from bisect import bisect_right
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from engine.errors import NoSnapshot, SnapshotError
+from engine.identity import KEY_BYTES
+from engine.schema import FALLBACK
+from engine.snapshot.items import ItemTable
+from engine.snapshot.layout import (
+    KEY_TYPE,
+    MANIFEST,
+    SHARD_TABLES,
+    corrupt,
+    file_name,
+    file_tables,
+    map_batch,
+    table_schema,
+    view,
+    views,
+)
+from engine.snapshot.manifest import Manifest
+from engine.snapshot.records import Cadence, Candidates, Mix, Seen, Sums, UserRecord
+
+_WHOLE_SHOP = -1
+_RECORDS = {"candidates": Candidates, "sums": Sums, "seen": Seen, "mix": Mix, "cadence": Cadence}
+
+
+class Snapshot:
+    """One published night, mapped into memory. Safe to share between threads; nothing in it can be written.
+
+    Open it with `Snapshot.open`. Views that it gave out stay valid after `close`, and after its folder is deleted.
+    """
+
+    def __init__(self, manifest: Manifest, batches: Mapping[str, pa.RecordBatch]) -> None:
+        self.manifest = manifest
+        self.items = ItemTable(batches[file_name("items")])
+        self.categories: tuple[str, ...] = tuple(batches[file_name("categories")].column("name").to_pylist())
+        self.tower: dict[str, NDArray[np.float32]] = _tower(batches[file_name("tower")])
+        self._fallback = _fallback(batches[file_name("fallback")])
+        shards = [
+            _Shard({table: batches[file_name(table, number)] for table in SHARD_TABLES})
+            for number in range(manifest.shards)
+            if batches[file_name("users", number)].num_rows
+        ]
+        self._index: tuple[list[bytes], list[_Shard]] | None = ([shard.first for shard in shards], shards)
+
+    @classmethod
+    def open(cls, folder: str | Path, verify: bool = True) -> Snapshot:
+        """Map a snapshot after checking its manifest, sizes and footers.
+
+        Args:
+            folder: of one snapshot.
+            verify: also hash every file, which reads them all; without it the time to open is the same for any
+                number of users.
+
+        Raises:
+            NoSnapshot: there is no manifest, so nothing whole was ever written here.
+            SnapshotTooNew: a later version wrote it.
+            SnapshotCorrupt: a file is missing, cut, swapped or changed; names it.
+        """
+        folder = Path(folder)
+        manifest = read_manifest(folder)
+        tables = file_tables(manifest.shards)
+        if set(tables) != set(manifest.files):
+            odd = sorted(set(tables) ^ set(manifest.files))[0]
+            raise corrupt(folder / MANIFEST, f"{manifest.shards} shards and the list of files disagree about {odd}")
+        for name, entry in manifest.files.items():
+            _check_size(folder / name, entry.bytes)
+        if verify:
+            with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+                for name, found in zip(tables, pool.map(hash_file, (folder / name for name in tables)), strict=True):
+                    if found != manifest.files[name].sha256:
+                        raise corrupt(folder / name, "its SHA-256 differs from the manifest's")
+        sizes = (len(manifest.decays), manifest.width, manifest.neighbours)
+        batches = {name: map_batch(folder / name, table_schema(table, *sizes)) for name, table in tables.items()}
+        for name, batch in batches.items():
+            if batch.num_rows != manifest.files[name].rows:
+                raise corrupt(folder / name, f"expected {manifest.files[name].rows} rows, found {batch.num_rows}")
+        snapshot = cls(manifest, batches)
+        snapshot._check_order(folder)
+        return snapshot
+
+    def user(self, key: bytes) -> UserRecord | None:
+        """What the night knows of one person, without copying any of it.
+
+        Args:
+            key: rotating user key, 16 bytes.
+
+        Returns:
+            the record, or None for a key that the snapshot does not have.
+
+        Raises:
+            SnapshotError: the key has another length, or the snapshot is closed.
+        """
+        if len(key) != KEY_BYTES:
+            raise SnapshotError(
+                f"The user key has {len(key)} bytes, expected {KEY_BYTES}.", "Derive it with UserKey.derive."
+            )
+        index = self._index
+        if index is None:
+            raise SnapshotError(f"Snapshot {self.manifest.snapshot_id} is closed.", "Take the one that is served now.")
+        firsts, shards = index
+        place = bisect_right(firsts, key) - 1
+        return shards[place].find(key) if place >= 0 else None
+
+    def fallback(self, category: int = _WHOLE_SHOP) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """Item codes and scores for people of whom nothing may be used: best first, empty where there is none.
+
+        Args:
+            category: row of `categories`, or -1 for the whole shop.
+        """
+        return self._fallback.get(category, (np.empty(0, np.int32), np.empty(0, np.float32)))
+
+    @property
+    def vocabulary(self) -> Mapping[str, Any]:
+        """The consent vocabulary that the night's bases are written in, as its own JSON."""
+        return self.manifest.vocabulary
+
+    @property
+    def profiles(self) -> tuple[Mapping[str, Any], ...]:
+        """Fallback profiles, each {"name": str, "groups": int}; the first is the whole."""
+        return self.manifest.profiles
+
+    def close(self) -> None:
+        """Let go of the users' files; the mapping ends when the last view of it does."""
+        self._index = None
+
+    def __enter__(self) -> Snapshot:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _check_order(self, folder: Path) -> None:
+        shards = self._index[1] if self._index else []
+        for before, after in pairwise(shards):
+            if before.last >= after.first:
+                raise corrupt(folder, "its user shards are not in the order of their keys")
+
+
+class _Rows:
+    """One table of a shard, as each user's rows of it."""
+
+    __slots__ = ("_columns", "_count", "_kind", "_start")
+
+    def __init__(
+        self, kind: type[Any], start: NDArray[Any], count: NDArray[Any], columns: tuple[NDArray[Any], ...]
+    ) -> None:
+        self._kind = kind
+        self._start = start.item
+        self._count = count.item
+        self._columns = columns
+
+    def of(self, user: int) -> Any:
+        start = self._start(user)
+        rows = slice(start, start + self._count(user))
+        return self._kind(*[column[rows] for column in self._columns])
+
+
+class _Shard:
+    """The users of one range of keys."""
+
+    __slots__ = ("_keys", "_raw_keys", "_tables", "first", "last")
+
+    def __init__(self, batches: Mapping[str, pa.RecordBatch]) -> None:
+        users = views(batches["users"])
+        self._keys = users["user_key"]
+        self._raw_keys = memoryview(batches["users"].column("user_key").buffers()[1])
+        self._tables = [
+            _Rows(kind, users[f"{table}_start"], users[f"{table}_count"], tuple(views(batches[table]).values()))
+            for table, kind in _RECORDS.items()
+        ]
+        self.first = self._key(0)
+        self.last = self._key(len(self._keys) - 1)
+
+    def find(self, key: bytes) -> UserRecord | None:
+        # All keys have one length, so the padding that NumPy's text order ignores cannot make two of them equal.
+        row = int(self._keys.searchsorted(np.frombuffer(key, KEY_TYPE))[0])
+        if self._key(row) != key:
+            return None
+        return UserRecord(*[table.of(row) for table in self._tables])
+
+    def _key(self, row: int) -> bytes:
+        return bytes(self._raw_keys[row * KEY_BYTES : (row + 1) * KEY_BYTES])
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a snapshot's folder.
+
+    Raises:
+        NoSnapshot: there is none.
+        SnapshotTooNew, SnapshotCorrupt: as `Manifest.from_json`.
+    """
+    path = folder / MANIFEST
+    try:
+        text = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise NoSnapshot(
+            f"{folder} holds no {MANIFEST}.", "Finish writing the snapshot, or name another folder."
+        ) from error
+    except OSError as error:
+        raise SnapshotError(f"{path} cannot be read: {error}.", "Mend the rights of the folder.") from error
+    return Manifest.from_json(text, str(path))
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file, in hex.
+
+    Raises:
+        SnapshotCorrupt: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise corrupt(path, str(error)) from error
+
+
+def _check_size(path: Path, expected: int) -> None:
+    try:
+        found = path.stat().st_size
+    except OSError as error:
+        raise corrupt(path, f"it is missing ({error.strerror})") from error
+    if found != expected:
+        raise corrupt(path, f"expected {expected} bytes, found {found}")
+
+
+def _fallback(batch: pa.RecordBatch) -> dict[int, tuple[NDArray[np.int32], NDArray[np.float32]]]:
+    category, item, score = (view(batch.column(name)) for name in FALLBACK.names)
+    codes, starts = np.unique(category, return_index=True)
+    ends = np.append(starts, len(category))[1:]
+    return {int(c): (item[s:e], score[s:e]) for c, s, e in zip(codes, starts, ends, strict=True)}
+
+
+def _tower(batch: pa.RecordBatch) -> dict[str, NDArray[np.float32]]:
+    arrays = {}
+    for name, shape, values in zip(*(batch.column(part) for part in ("name", "shape", "values")), strict=True):
+        arrays[name.as_py()] = view(values.values).reshape(shape.as_py())
+    return arrays

@@ -1,0 +1,78 @@
+"""Models on disk: weights as safetensors, the optimiser through torch's weights-only loader. Nothing is ever unpickled freely."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from engine.errors import TrainingError
+
+_WEIGHTS, _OPTIMISER, _STATE = "checkpoint.safetensors", "optimiser.pt", "checkpoint.json"
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a fit has come."""
+
+    settings: str = ""
+    epoch: int = 0
+    step: int = 0
+    first_loss: float | None = None
+    last_loss: float | None = None
+    weights: str = ""
+    optimiser: str = ""
+
+
+def resume(folder: Path, model: nn.Module, optimiser: torch.optim.Optimizer, settings: Mapping[str, Any]) -> Progress:
+    """Load the checkpoint of the same settings, if there is a whole one; else start anew."""
+    name = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+    path = folder / _STATE
+    if not path.exists():
+        return Progress(settings=name)
+    state = Progress(**json.loads(path.read_text()))
+    if state.settings != name or not all((folder / part).exists() for part in (state.weights, state.optimiser)):
+        return Progress(settings=name)
+    load_weights(folder / state.weights, model)
+    optimiser.load_state_dict(torch.load(folder / state.optimiser, weights_only=True))
+    return state
+
+
+def save(folder: Path, model: nn.Module, optimiser: torch.optim.Optimizer, state: Progress) -> None:
+    """Write a checkpoint beside the last one; the state file, renamed last, decides which of them counts."""
+    folder.mkdir(parents=True, exist_ok=True)
+    old = (state.weights, state.optimiser)
+    state.weights, state.optimiser = f"{state.epoch:04d}-{_WEIGHTS}", f"{state.epoch:04d}-{_OPTIMISER}"
+    save_weights(folder / state.weights, model)
+    torch.save(optimiser.state_dict(), folder / state.optimiser)
+    temporary = folder / f"{_STATE}.new"
+    temporary.write_text(json.dumps(asdict(state)))
+    os.replace(temporary, folder / _STATE)
+    for name in old:
+        if name:
+            (folder / name).unlink(missing_ok=True)
+
+
+def save_weights(path: Path, model: nn.Module) -> None:
+    """Parameters alone, by name."""
+    save_file({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}, path)
+
+
+def load_weights(path: Path, model: nn.Module) -> None:
+    """Read parameters saved by `save_weights`.
+
+    Raises:
+        TrainingError: the file does not fit the model.
+    """
+    try:
+        model.load_state_dict(load_file(path))
+    except (RuntimeError, KeyError) as error:
+        raise TrainingError(f"{path} does not fit this model: {error}", "Remove the run's train folder.") from error

@@ -1,0 +1,200 @@
+"""Fit the two towers: one plain function that a Ray Train worker calls, and that a test calls without Ray."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from engine.errors import TrainingError
+from engine.two_tower import checkpoint
+from engine.two_tower.features import Bag
+from engine.two_tower.histories import Batch, Histories, Windows
+from engine.two_tower.loss import FullSoftmax, sampled_softmax
+from engine.two_tower.towers import ItemTower, TowerSettings
+from engine.two_tower.registry import user_tower
+
+
+@dataclass(slots=True)
+class TrainSettings:
+    """How to fit. wanted: least interest weight of a target; fresh_only: only a first want of an item is a target."""
+
+    epochs: int = 4
+    events: int = 2048  # a batch, about
+    window: int = 64
+    rate: float = 2e-3
+    decay: float = 0.01
+    smoothing: float = 0.1
+    wanted: float = 1.0
+    fresh_only: bool = True
+    full_up_to: int = 20_000  # items; past that, a sample of negatives
+    negatives: int = 4096
+    workers: int = 1
+    seed: int = 7
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """This process among those that train together; gradients are averaged over them."""
+
+    rank: int = 0
+    world: int = 1
+    device: str = "cpu"
+
+
+class TwoTower(nn.Module):
+    """Both towers, side by side."""
+
+    def __init__(self, items: int, bag: Bag, trained: np.ndarray, settings: TowerSettings) -> None:
+        super().__init__()
+        self.items = ItemTower(items, bag, trained, settings)
+        self.people = user_tower(settings)
+
+
+def fit(
+    histories: Histories,
+    bag: Bag,
+    tower: TowerSettings,
+    train: TrainSettings,
+    folder: Path,
+    worker: Worker = Worker(),
+    tell: Callable[[str], None] = lambda line: None,
+) -> TwoTower:
+    """Train until the last epoch, picking up from a checkpoint in `folder` if there is one of the same settings.
+
+    Args:
+        histories: events that may train.
+        bag: item features, one row an item of the catalogue.
+        folder: where checkpoints go; shared by all workers.
+        tell: gets one line an epoch.
+
+    Returns:
+        The model, in evaluation mode, on the worker's device.
+
+    Raises:
+        TrainingError: nothing to learn from, or the loss or a gradient is not finite, or the loss grows past its start.
+    """
+    torch.manual_seed(train.seed)
+    catalogue = len(bag.starts) - 1
+    wants = np.bincount(histories.item, histories.weight >= train.wanted, minlength=catalogue)
+    model = TwoTower(catalogue, bag, wants > 0, tower).to(worker.device)
+    windows = Windows(histories, train.window, train.wanted, train.fresh_only)
+    if not len(windows) or not windows.target.any():
+        raise TrainingError(
+            "There is no history to train on: no person has two wanted events that may be used.",
+            "Check conf/data event weights against towers.train.wanted, and that the ledger holds `train` grants.",
+        )
+    table = [model.items.ids, model.items.content]
+    rest = [p for p in model.parameters() if all(p is not t for t in table)]
+    slow = [p for p in rest if p is not getattr(model.people, "log_rates", None)]
+    fast = [p for p in rest if p is getattr(model.people, "log_rates", None)]
+    optimiser = torch.optim.AdamW(
+        [
+            {"params": table, "weight_decay": train.decay, "factor": 1.0},
+            {"params": slow, "weight_decay": train.decay, "factor": 1.0},
+            {"params": fast, "weight_decay": 0.0, "factor": 10.0},  # three numbers that everything hangs on
+        ],
+        lr=train.rate,
+        betas=(0.9, 0.98),
+    )
+    steps = sum(1 for _ in windows.batches(train.events, 0, worker.rank, worker.world)) * train.epochs
+    state = checkpoint.resume(folder, model, optimiser, {"tower": asdict(tower), "train": asdict(train)})
+    negatives = _Negatives(wants, train, worker.device) if catalogue > train.full_up_to else None
+    for epoch in range(state.epoch, train.epochs):
+        began, losses = time.monotonic(), []
+        # An epoch's randomness depends on its number alone, so that a resumed run repeats an undisturbed one.
+        torch.manual_seed(train.seed * 1_000 + epoch * worker.world + worker.rank)
+        model.train()
+        for batch in windows.batches(train.events, train.seed + epoch, worker.rank, worker.world):
+            warm = min(1.0, (state.step + 1) / max(1.0, 0.03 * steps))
+            for group in optimiser.param_groups:
+                group["lr"] = train.rate * group["factor"] * warm * max(0.01, 1 - state.step / steps)
+            losses.append(_step(model, batch, optimiser, train, negatives, worker))
+            state.step += 1
+        loss = float(torch.stack(losses).mean())
+        if not math.isfinite(loss) or (state.first_loss is not None and loss > 1.5 * state.first_loss):
+            raise TrainingError(
+                f"Epoch {epoch + 1}: the loss is {loss:.3f} (first epoch {state.first_loss}): training diverged.",
+                "Lower towers.train.rate; nothing was published.",
+            )
+        state.first_loss = loss if state.first_loss is None else state.first_loss
+        state.epoch, state.last_loss = epoch + 1, loss
+        if worker.rank == 0:
+            checkpoint.save(folder, model, optimiser, state)
+            tell(f"epoch {epoch + 1}/{train.epochs}: loss {loss:.3f}, {time.monotonic() - began:.1f} s")
+    return model.eval()
+
+
+def _step(
+    model: TwoTower,
+    batch: Batch,
+    optimiser: torch.optim.Optimizer,
+    train: TrainSettings,
+    negatives: _Negatives | None,
+    worker: Worker,
+) -> Tensor:
+    put = lambda array: torch.from_numpy(array).to(worker.device)  # noqa: E731
+    item, target = put(batch.item), put(batch.target)
+    if negatives is None:
+        table = model.items()
+        vectors = table[item]
+    else:
+        needed, place = torch.unique(torch.cat([item.flatten(), negatives.draw()]), return_inverse=True)
+        table = model.items(needed)
+        item = place[: item.numel()].view_as(item)
+        vectors, sample = table[item], place[item.numel() :]
+    pools = model.people.pool(vectors, put(batch.days), put(batch.weight), target)
+    if not len(pools):  # a worker must still take part in the averaging below
+        loss = 0.0 * table.sum()
+    else:
+        wanted = item[model.people.kept]
+        people = model.people(pools)
+        if negatives is None:
+            loss = FullSoftmax.apply(people, table, wanted, train.smoothing)  # type: ignore[no-untyped-call]
+        else:
+            clash = wanted[:, None] == sample[None]
+            loss = sampled_softmax(people, table[wanted], table[sample], negatives.expected(needed[sample]), clash)
+    optimiser.zero_grad(set_to_none=False)
+    loss.backward()
+    if worker.world > 1:
+        _average(model, worker.world)
+    norm = nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+    if not torch.isfinite(norm):
+        raise TrainingError(
+            f"A gradient is not finite (loss {float(loss):.3f}): training diverged.",
+            "Look for NaN or infinite values in the log; lower towers.train.rate. Nothing was published.",
+        )
+    optimiser.step()
+    return loss.detach()
+
+
+def _average(model: nn.Module, world: int) -> None:
+    from torch import distributed
+
+    for parameter in model.parameters():
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        distributed.all_reduce(parameter.grad)
+        parameter.grad /= world
+
+
+class _Negatives:
+    """Half by popularity, half uniform: the one finds the hard ones, the other leaves no item untouched."""
+
+    def __init__(self, wants: np.ndarray, train: TrainSettings, device: str) -> None:
+        trained = torch.from_numpy((wants > 0).astype(np.float64))
+        chance = 0.5 * torch.from_numpy(wants / wants.sum()) + 0.5 * trained / trained.sum()
+        self.chance = chance.to(torch.float32).to(device)
+        self.count = train.negatives
+
+    def draw(self) -> Tensor:
+        return torch.multinomial(self.chance, self.count, replacement=True)
+
+    def expected(self, items: Tensor) -> Tensor:
+        return self.chance[items] * self.count

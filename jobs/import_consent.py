@@ -1,0 +1,116 @@
+"""Bring a team's existing grants into the ledger, from a Parquet file of schema.GRANTS. Nothing is ever assumed.
+
+    python -m jobs.import_consent file=grants.parquet out=OUT
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from engine.activity.files import MAYBE_TEXT, locate, parquet_files, read
+from engine.consent import Imported, Ledger, Vocabulary
+from engine.errors import ContractError, DataError, SettingsError
+from engine.identity import UserKeys, fault_in_id
+from engine.schema import GRANTS, USER_KEY
+from jobs.launch import recipe
+from jobs.progress import say
+from jobs.settings import Settings
+
+
+def import_file(settings: Settings, path: str) -> Imported:
+    """Import one file of grants.
+
+    Raises:
+        ContractError: a column is missing or mistyped. DataError: an id cannot be one.
+        ConsentError: a purpose or source is unknown; nothing was imported.
+    """
+    filesystem, inside = locate(path)
+    try:
+        with filesystem.open_input_file(inside) as source:
+            found = pq.read_table(source)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise DataError(f"{path} is not a readable Parquet file: {error}", "Check the path.") from error
+    columns = {}
+    for field in GRANTS:
+        if field.name not in found.column_names:
+            if field.name in ("user_id", "purpose", "granted"):
+                raise ContractError(path, field.name, str(field.type), "no such column", f"Add it; there are {found.column_names}.")
+            columns[field.name] = pa.nulls(found.num_rows, field.type)
+            continue
+        try:
+            columns[field.name] = found[field.name].cast(field.type)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            kind = str(found[field.name].type)
+            raise ContractError(path, field.name, str(field.type), kind, "Cast the column.") from error
+    return import_table(settings, pa.table(columns, schema=GRANTS))
+
+
+def import_table(settings: Settings, grants: pa.Table) -> Imported:
+    """Import grants by raw user id: ids become stable keys here, and go no further."""
+    keys = UserKeys.load(settings.store.keys, create=settings.store.make_keys)
+    ids = grants["user_id"].combine_chunks().dictionary_encode()
+    people = ids.dictionary.to_pylist()
+    fault = "missing" if ids.null_count else next((found for name in people if (found := fault_in_id(name))), "")
+    if fault:
+        raise DataError(f"A user_id of the grants is {fault}.", "Correct the file; nothing was imported.")
+    derived = pa.array(keys.stable.derive_many(people), USER_KEY).take(ids.indices)
+    keyed = grants.drop_columns(["user_id"]).append_column("user_key", derived)
+    vocabulary = Vocabulary(sources=tuple(settings.consent.sources))
+    with contextlib.closing(Ledger.open(settings.store.ledger, vocabulary)) as ledger:
+        return ledger.import_grants(keyed)
+
+
+def import_declared(settings: Settings) -> None:
+    """What `data.grants.everyone` declares of a public research log: grants for all in it who have no ledger entry yet."""
+    rule = settings.data.grants
+    if not rule.everyone:
+        return
+    settings.data.check()
+    if not rule.notice_version:
+        raise SettingsError("data.grants.everyone is set without data.grants.notice_version.", "Name what people agreed to.")
+    filesystem, _ = locate(settings.data.path)
+    parts = []
+    for path in parquet_files(settings.data):
+        rows = read(filesystem, path, {"user_id": (settings.data.column("user_id"), MAYBE_TEXT)}, ("user_id",))
+        parts.append(pl.Series(rows["user_id"].cast(pa.string())).drop_nulls().unique())
+    people = [name for name in pl.concat(parts).unique().sort().to_list() if not fault_in_id(name)]
+    keys = UserKeys.load(settings.store.keys, create=settings.store.make_keys)
+    vocabulary = Vocabulary(sources=tuple(settings.consent.sources))
+    with contextlib.closing(Ledger.open(settings.store.ledger, vocabulary)) as ledger:
+        known = set(ledger.standings()[0]["user_key"].to_pylist())
+        fresh = [key for key in keys.stable.derive_many(people) if key not in known]
+        if not fresh:
+            return
+        count = len(fresh) * len(rule.everyone)
+        done = ledger.import_grants(
+            pa.table(
+                {
+                    "user_key": pa.array([key for key in fresh for _ in rule.everyone], USER_KEY),
+                    "purpose": list(rule.everyone) * len(fresh),
+                    "source": [""] * count,
+                    "granted": [True] * count,
+                    "notice_version": [rule.notice_version] * count,
+                    "actor": ["operator"] * count,
+                    "occurred_at": pa.nulls(count, GRANTS.field("occurred_at").type),
+                }
+            )
+        )
+    say(f"consent: {done.people} people of this log granted {', '.join(rule.everyone)}, as data.grants declares")
+
+
+@recipe("import_consent")
+def main(settings: Settings) -> None:
+    """The command."""
+    if not settings.file:
+        raise SettingsError("file is not set.", "Add file=GRANTS.parquet.")
+    done = import_file(settings, settings.file)
+    say(f"consent: {done.people} people, {done.changes} changes imported, {done.skipped} rows were there already")
+
+
+if __name__ == "__main__":
+    main()
+

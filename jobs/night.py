@@ -1,0 +1,134 @@
+"""One night: its settings, its folder, and what every stage asks for."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from engine.activity.files import digest, locate, parquet_files
+from engine.consent import Ledger, Profile, Vocabulary, parse_profiles
+from engine.errors import SettingsError
+from engine.identity import UserKeys
+from jobs.cluster import Cluster, connected
+from jobs.progress import say
+from jobs.settings import Settings
+from jobs.stage import fingerprint, run_lock
+
+HOLDOUT, FULL = "holdout", "full"
+PARTS = (HOLDOUT, FULL)
+# What changes where the work is done, but not its outcome.
+_OUTSIDE_THE_RUN = ("out", "run", "store", "cluster", "force", "file", "shop")
+
+
+@dataclass
+class Night:
+    """A run: what it was asked, where it works, and when it began."""
+
+    settings: Settings
+    folder: Path
+    inputs: dict[str, str]  # digest by file, and the ledger's state
+    ledger_sequence: int
+    began: float
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """The consent vocabulary."""
+        return Vocabulary(sources=tuple(self.settings.consent.sources))
+
+    @cached_property
+    def profiles(self) -> tuple[Profile, ...]:
+        """The stored profiles, the full one first."""
+        return parse_profiles(self.settings.consent.profiles, self.vocabulary)
+
+    @cached_property
+    def keys(self) -> UserKeys:
+        """The deployment's user keys."""
+        return UserKeys.load(self.settings.store.keys, create=self.settings.store.make_keys)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The settings that the outcome depends on."""
+        return {name: value for name, value in asdict(self.settings).items() if name not in _OUTSIDE_THE_RUN}
+
+    def standings(self) -> pa.Table:
+        """schema.STANDINGS at the run's ledger sequence."""
+        with contextlib.closing(Ledger.open(self.settings.store.ledger, self.vocabulary)) as ledger:
+            return ledger.standings(self.ledger_sequence)[0]
+
+
+@contextlib.contextmanager
+def night(settings: Settings) -> Iterator[tuple[Night, Cluster]]:
+    """Open the run that these settings and this input name, hold its lock, and connect to Ray.
+
+    Raises:
+        SettingsError: a setting makes no sense. DataError: there is no input. RunLocked: another process works on the run.
+    """
+    began = time.monotonic()
+    settings.data.check()
+    if settings.buckets < 1 or settings.neighbours < 1:
+        raise SettingsError("buckets and neighbours must be at least 1.", "Correct the command.")
+    out = Path(settings.out).resolve()
+    (out / "runs").mkdir(parents=True, exist_ok=True)
+    vocabulary = Vocabulary(sources=tuple(settings.consent.sources))
+    with contextlib.closing(Ledger.open(settings.store.ledger, vocabulary)) as ledger:
+        sequence = ledger.sequence()
+    keys = UserKeys.load(settings.store.keys, create=settings.store.make_keys)
+    inputs = _digests(settings) | {
+        "ledger": str(sequence),
+        "keys": f"{keys.stable.key_id} {keys.rotating.key_id}",
+        "vocabulary": vocabulary.version,
+    }
+    made = Night(settings, out, inputs, sequence, began)
+    made.folder = out / "runs" / (settings.run or f"night-{fingerprint(inputs, made.config)[:12]}")
+    with run_lock(made.folder), connected(settings.cluster) as cluster:
+        say(f"run {made.folder.name}: {len(inputs) - 3} input files, ledger at {sequence}")
+        yield made, cluster
+
+
+def iso(microseconds: int) -> str:
+    """A time as people read it, UTC."""
+    return moment(microseconds).isoformat()
+
+
+def moment(microseconds: int) -> dt.datetime:
+    """A time with its zone."""
+    return dt.datetime(1970, 1, 1, tzinfo=dt.UTC) + dt.timedelta(microseconds=microseconds)
+
+
+def table(path: Path) -> pa.Table:
+    """An Arrow file of a stage, memory-mapped."""
+    with pa.memory_map(str(path)) as source:
+        return pa.ipc.open_file(source).read_all()
+
+
+def write_table(path: Path, rows: pa.Table) -> Path:
+    """Write an Arrow file of a stage, uncompressed, so that it can be mapped."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, rows.schema) as writer:
+        writer.write_table(rows)
+    return path
+
+
+def _digests(settings: Settings) -> dict[str, str]:
+    data = settings.data
+    filesystem, root = locate(data.path)
+    paths = [*parquet_files(data), f"{root}/{data.catalogue}"]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda path: _digest(filesystem, path), paths))
+    return {path.removeprefix(root): sha for path, sha in zip(paths, found, strict=True)}
+
+
+def _digest(filesystem: Any, path: str) -> str:
+    try:
+        return digest(filesystem, path)
+    except OSError:
+        return "unreadable"  # ingest says so, with the file's name and the remedy

@@ -1,0 +1,316 @@
+"""The pointer moves whole: to a new snapshot, back, or not at all; whoever is killed on the way."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from engine.errors import NoSnapshot, PublishConflict, SnapshotCorrupt, SnapshotError
+from engine.snapshot import Manifest, Registry, Snapshot
+from tests.snapshot_builder import User, build_snapshot, publish_snapshot
+
+ROOT = Path(__file__).parents[2]
+USERS: dict[bytes, User] = {bytes([n]) * 16: {"seen": [{"item": n}]} for n in range(4)}
+
+
+def night(root: Path, number: int) -> Manifest:
+    return publish_snapshot(root, users=USERS, run=f"run-{number}", ledger_sequence=number)
+
+
+def run_python(script: str, *arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    return subprocess.Popen(
+        command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True
+    )
+
+
+def test_an_empty_registry_says_how_to_begin(tmp_path: Path) -> None:
+    registry = Registry(tmp_path / "none")
+    assert registry.list() == []
+    for ask in (registry.current, registry.open_current):
+        with pytest.raises(NoSnapshot, match=r"no published snapshot.*jobs\.nightly"):
+            ask()
+    with pytest.raises(NoSnapshot, match="served before"):
+        registry.rollback()
+    assert registry.sweep() == []
+
+
+def test_publishing_serves_the_new_one_and_lists_newest_first(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    made = [night(tmp_path, number).snapshot_id for number in range(3)]
+    assert registry.current() == made[2]
+    assert [manifest.snapshot_id for manifest in registry.list()] == made[::-1]
+    assert json.loads((tmp_path / "current.json").read_text()) == {"current": made[2], "previous": [made[1], made[0]]}
+    with registry.open_current() as snapshot:
+        assert snapshot.manifest.lineage.run == "run-2"
+
+
+def test_publishing_twice_changes_nothing_and_keeps_the_id(tmp_path: Path) -> None:
+    first = night(tmp_path, 0)
+    pointer = (tmp_path / "current.json").read_text()
+    inode = (tmp_path / first.snapshot_id).stat().st_ino
+    again = night(tmp_path, 0)
+    assert again.snapshot_id == first.snapshot_id
+    assert (tmp_path / "current.json").read_text() == pointer
+    assert (tmp_path / first.snapshot_id).stat().st_ino == inode
+    assert list(tmp_path.glob(".incoming-*")) == []
+
+
+def test_publishing_again_after_a_lost_answer_is_no_conflict(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    old = night(tmp_path, 0).snapshot_id
+    for _ in range(2):
+        staged = registry.stage()
+        build_snapshot(staged, run="new")
+        registry.publish(staged, expected_parent=old)
+
+
+def test_publishing_an_older_one_again_serves_it_again(tmp_path: Path) -> None:
+    old, new = night(tmp_path, 0).snapshot_id, night(tmp_path, 1).snapshot_id
+    night(tmp_path, 0)
+    assert json.loads((tmp_path / "current.json").read_text()) == {"current": old, "previous": [new]}
+
+
+def test_a_damaged_copy_is_replaced_when_published_again(tmp_path: Path) -> None:
+    name = night(tmp_path, 0).snapshot_id
+    damaged = tmp_path / name / "items.arrow"
+    damaged.write_bytes(bytes(damaged.stat().st_size))
+    with pytest.raises(SnapshotCorrupt):
+        Registry(tmp_path).open_current()
+    night(tmp_path, 0)
+    Registry(tmp_path).open_current().close()
+
+
+def test_an_unfinished_folder_is_not_published(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    old = night(tmp_path, 0).snapshot_id
+    staged = registry.stage()
+    with pytest.raises(NoSnapshot, match="manifest"):
+        registry.publish(staged)
+    build_snapshot(staged, run="new")
+    (staged / "items.arrow").unlink()
+    with pytest.raises(SnapshotCorrupt, match="items"):
+        registry.publish(staged)
+    assert registry.current() == old
+
+
+def test_two_publishers_conflict_and_the_second_keeps_its_work(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    parent = night(tmp_path, 0).snapshot_id
+    staged = registry.stage()
+    build_snapshot(staged, run="slow")
+    winner = night(tmp_path, 1).snapshot_id
+    with pytest.raises(PublishConflict, match=f"to follow {parent}, but {winner} is served now"):
+        registry.publish(staged, expected_parent=parent)
+    with pytest.raises(PublishConflict, match="to follow nothing"):
+        registry.publish(staged, expected_parent="")
+    assert registry.current() == winner
+    registry.publish(staged, expected_parent=winner)
+
+
+RACE = """
+import sys, time
+from pathlib import Path
+from engine.errors import PublishConflict
+from engine.snapshot import Registry
+from tests.snapshot_builder import build_snapshot
+root, parent, run, start = sys.argv[1:]
+registry = Registry(root)
+staged = registry.stage()
+build_snapshot(staged, run=run)
+time.sleep(max(0, float(start) - time.time()))
+try:
+    print("won", registry.publish(staged, expected_parent=parent).snapshot_id)
+except PublishConflict:
+    print("lost")
+"""
+
+
+def test_of_processes_that_publish_at_once_one_wins(tmp_path: Path) -> None:
+    parent = night(tmp_path, 0).snapshot_id
+    start = time.time() + 2
+    racers = [run_python(RACE, tmp_path, parent, f"racer-{number}", start) for number in range(4)]
+    said = sorted(racer.communicate(timeout=60)[0].split() for racer in racers)
+    assert [words[0] for words in said] == ["lost"] * 3 + ["won"]
+    assert Registry(tmp_path).current() == said[3][1]
+    assert len(Registry(tmp_path).list()) == 2
+
+
+def test_rollback_goes_back_step_by_step_and_promote_forward(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    first, second, third = (night(tmp_path, number).snapshot_id for number in range(3))
+    assert registry.rollback() == second == registry.current()
+    assert registry.rollback() == first == registry.current()
+    with pytest.raises(NoSnapshot):
+        registry.rollback()
+    registry.promote(third)
+    assert registry.current() == third and registry.rollback() == first
+
+
+@pytest.mark.parametrize("name", ["nothing", "../../etc", "20260131-000000000000", ""])
+def test_promoting_what_is_not_here_names_what_is(tmp_path: Path, name: str) -> None:
+    here = night(tmp_path, 0).snapshot_id
+    with pytest.raises(NoSnapshot, match=here):
+        Registry(tmp_path).promote(name)
+    assert Registry(tmp_path).current() == here
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "{}", '{"current": "../x", "previous": []}', '{"current": 1, "previous": []}']
+)
+def test_a_broken_pointer_is_named_and_promote_mends_it(tmp_path: Path, text: str) -> None:
+    registry = Registry(tmp_path)
+    here = night(tmp_path, 0).snapshot_id
+    (tmp_path / "current.json").write_text(text)
+    with pytest.raises(SnapshotCorrupt, match=r"current\.json is not a pointer.*promote"):
+        registry.current()
+    registry.promote(here)
+    assert registry.current() == here
+
+
+def test_a_folder_under_anothers_id_is_refused(tmp_path: Path) -> None:
+    name = night(tmp_path, 0).snapshot_id
+    other = "20260131-000000000000"
+    shutil.copytree(tmp_path / name, tmp_path / other)
+    with pytest.raises(SnapshotCorrupt, match=f"it holds {name}"):
+        Registry(tmp_path).promote(other)
+
+
+def test_a_sweep_keeps_the_newest_the_served_and_the_one_before(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    made = [night(tmp_path, number).snapshot_id for number in range(6)]
+    registry.promote(made[1])
+    registry.promote(made[0])
+    mapped = registry.open(made[3])
+    assert registry.sweep(keep=2) == sorted(made[2:4])
+    assert {manifest.snapshot_id for manifest in registry.list()} == {made[0], made[1], made[4], made[5]}
+    assert mapped.user(b"\1" * 16) is not None
+    assert registry.sweep(keep=0) == sorted(made[4:])
+    assert registry.rollback() == made[1]
+
+
+HOLD = """
+import sys, time
+from engine.snapshot import Registry
+registry = Registry(sys.argv[1])
+print(registry.stage(), flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_sweep_takes_what_a_dead_publisher_left_and_spares_a_living_ones(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    own = registry.stage()
+    other = run_python(HOLD, tmp_path)
+    assert other.stdout is not None
+    left = Path(other.stdout.readline().strip())
+    assert left.is_dir() and registry.sweep() == [] and left.is_dir()
+    other.kill()
+    other.wait()
+    assert registry.sweep() == [left.name]
+    assert own.is_dir() and not left.exists()
+
+
+# Each fork dies by SIGKILL right before one of its calls to the system, a later one each time, until one lives on.
+KILLED = """
+import os, shutil, signal, sys
+from itertools import count
+from pathlib import Path
+from engine.snapshot import Registry
+from tests.snapshot_builder import build_snapshot, publish_snapshot
+
+root = Path(sys.argv[1])
+seed = root / "seed"
+publish_snapshot(seed, run="old")
+watched = {"open", "os.rename", "os.mkdir", "os.remove", "os.chmod", "os.listdir", "fcntl.flock", "shutil.rmtree"}
+
+for point in count():
+    place = root / f"point-{point}"
+    shutil.copytree(seed, place)
+    child = os.fork()
+    if child == 0:
+        left = [point]
+        def die_at_the_point(event, arguments):
+            if event in watched:
+                left[0] -= 1
+                if left[0] < 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+        registry = Registry(place)
+        sys.addaudithook(die_at_the_point)
+        staged = registry.stage()
+        build_snapshot(staged, run="new")
+        registry.publish(staged)
+        os._exit(0)
+    if os.waitpid(child, 0)[1] == 0:
+        break
+print(point)
+"""
+
+
+def test_a_publisher_killed_at_any_point_leaves_the_old_or_the_new_whole(tmp_path: Path) -> None:
+    script = run_python(KILLED, tmp_path)
+    points = int(script.communicate(timeout=120)[0])
+    assert points > 30
+    new = build_snapshot(tmp_path / "new", run="new").snapshot_id
+    served = []
+    for point in range(points + 1):
+        root = tmp_path / f"point-{point}"
+        registry = Registry(root)
+        with registry.open_current() as snapshot:
+            served.append(snapshot.manifest.lineage.run)
+        assert all(Snapshot.open(root / manifest.snapshot_id) for manifest in registry.list())
+        registry.sweep()
+        assert list(root.glob(".incoming-*")) == []
+        assert publish_snapshot(root, run="new").snapshot_id == new == registry.current()
+    assert served == sorted(served, reverse=True)  # old up to one moment, new from it on
+    assert served[0] == "old" and served[-2:] == ["new", "new"]
+
+
+PUBLISH_FOR_EVER = """
+import sys
+from itertools import count
+from pathlib import Path
+from engine.snapshot import Registry
+from tests.snapshot_builder import publish_snapshot
+for number in count():
+    users = {bytes([n]) * 16: {"seen": [{"item": n, "basis": number}]} for n in range(4)}
+    publish_snapshot(Path(sys.argv[1]), users=users, shards=2, ledger_sequence=number)
+    Registry(sys.argv[1]).sweep(keep=1)
+    print(number, flush=True)
+"""
+
+
+def test_a_reader_beside_a_publisher_never_sees_a_mix(tmp_path: Path) -> None:
+    publisher = run_python(PUBLISH_FOR_EVER, tmp_path)
+    assert publisher.stdout is not None
+    publisher.stdout.readline()
+    registry, seen = Registry(tmp_path), set()
+    end = time.monotonic() + 3
+    try:
+        while time.monotonic() < end:
+            with registry.open_current() as snapshot:
+                night_of = snapshot.manifest.lineage.ledger_sequence
+                seen.add(night_of)
+                for key in USERS:
+                    record = snapshot.user(key)
+                    assert record is not None and record.seen.basis.tolist() == [night_of]
+    finally:
+        publisher.send_signal(signal.SIGKILL)
+        publisher.wait()
+        publisher.stdout.close()
+    assert len(seen) > 3
+    registry.open_current().close()
+
+
+def test_a_read_only_root_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SnapshotError, match="cannot be written"):
+        Registry(tmp_path / "file").stage()
