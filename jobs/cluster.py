@@ -13,6 +13,7 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -181,6 +182,7 @@ def _init(settings: ClusterSettings, folder: Path | None) -> None:
     common: dict[str, Any] = {"log_to_driver": settings.log_to_driver, "configure_logging": False}
     try:
         if folder is None:
+            _knock(settings.address)
             ray.init(address=settings.address, runtime_env={"env_vars": _threads(1)}, **common)
             return
         _guard()
@@ -193,11 +195,18 @@ def _init(settings: ClusterSettings, folder: Path | None) -> None:
                 _temp_dir=str(folder),
                 **common,
             )
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise SettingsError(
             f"Ray cannot be {'started' if folder else 'joined'} at '{settings.address}': {error}",
             "Run `bodega doctor`, or set cluster.address=local to start one here.",
         ) from error
+
+
+def _knock(address: str) -> None:
+    """Fail within seconds where nothing listens; Ray would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit() and "/" not in host:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
 
 
 def _call(function: Callable[..., Result], item: Item, *shared: Any) -> Result:
@@ -234,7 +243,7 @@ def _threads(count: int) -> dict[str, str]:
 def _importable() -> str:
     """What this process can import beyond its installation, so that workers can too, whatever their directory."""
     roots = (sys.prefix, sys.base_prefix)
-    return os.pathsep.join(os.path.abspath(path) for path in sys.path if not path.startswith(roots))
+    return os.pathsep.join(str(Path(path).absolute()) for path in sys.path if not path.startswith(roots))
 
 
 @contextlib.contextmanager

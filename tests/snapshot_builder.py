@@ -80,8 +80,9 @@ def item_table(
         for code in range(count)
     ]
     root = [code % roots if roots else -1 for code in range(count)]
+    digits = max(4, len(str(count - 1)))
     made: dict[str, Any] = {
-        "item_id": [f"item-{code:04d}" for code in range(count)],
+        "item_id": [f"item-{code:0{digits}d}" for code in range(count)],
         "title": [f"Item {code}" for code in range(count)],
         "root_category": root,
         "creator": [-1] * count,

@@ -58,10 +58,10 @@ def replayed_standings(connection: Connection, at: int, bits: Bits) -> pa.Table:
     starts[1:] = (rows[1:] != rows[:-1]).any(axis=1)
     person = np.cumsum(starts) - 1
     granted = _fold(person, np.concatenate(codes), list(effects), int(starts.sum()), bits)
-    preference = np.zeros(len(granted), np.uint8)
+    preferred = np.zeros(len(granted), np.uint8)
     stated = np.concatenate(preferences)
-    _assign_last(preference, person, stated, np.flatnonzero(stated != _NO_PREFERENCE))
-    return _table(rows[starts].tobytes(), granted, preference)
+    _assign_last(preferred, person, stated, np.flatnonzero(stated != _NO_PREFERENCE))
+    return _table(rows[starts].tobytes(), granted, preferred)
 
 
 def _fold(

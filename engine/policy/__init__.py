@@ -6,5 +6,6 @@ from engine.policy.rules.consent import allowed, resolve
 from engine.policy.slate import Alternatives, Moment, Rule, Slate, Verdict
 
 __all__ = [
-    "Alternatives", "Chain", "Effect", "Moment", "Outcome", "Rule", "Slate", "Verdict", "allowed", "load_policies", "resolve",
+    "Alternatives", "Chain", "Effect", "Moment", "Outcome", "Rule", "Slate", "Verdict", "allowed", "load_policies",
+    "resolve",
 ]  # fmt: skip

@@ -72,8 +72,8 @@ class Chain:
             moment: the request, its limit at least 1.
 
         Returns:
-            at most `moment.limit` candidates, best first, each justified inside `moment.granted`; and the effects, in the
-            order in which they came about, without those of nothing.
+            at most `moment.limit` candidates, best first, each justified inside `moment.granted`; and the effects, in
+            the order in which they came about, without those of nothing.
 
         Raises:
             PolicyError: a rule does not account for every candidate, or the limit is below 1.

@@ -1,4 +1,4 @@
-"""From the settings of conf/policy to chains: rules found by their registered names, every mistake named with what is near."""
+"""From the settings of conf/policy to chains: rules found by name, and a mistake answered with the nearest name."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def load_policies(spec: Mapping[str, Any]) -> dict[str, Chain]:
     """The chain of each surface.
 
     Args:
-        spec: plain settings, {surface: {limit: 20, level: full, rules: [{name: category_cap, share: 0.4}, {name: consent}]}};
+        spec: plain settings by surface, {limit: 20, level: full, rules: [{name: category_cap, share: 0.4}, ...]};
             limit and level may be left out, and are then 20 and full.
 
     Returns:
         chains by surface, in the order of the settings.
 
     Raises:
-        PolicyError: a surface has an unknown key, a rule or parameter is unknown, mistyped or out of range, consent is not
-            the last rule, or there is no surface at all. The message names the place, the remedy the nearest known name.
+        PolicyError: a surface has an unknown key, a rule or parameter is unknown, mistyped or out of range, consent is
+            not the last rule, or there is no surface at all. Says where, and which known name is nearest.
     """
     if not isinstance(spec, Mapping) or not spec:
         raise PolicyError("There is no policy.", "Choose a group file of conf/policy, such as policy=default.")
@@ -64,7 +64,7 @@ def _rule(where: str, entry: Any, registered: Mapping[str, EntryPoint]) -> Rule:
     name = entry["name"]
     _refuse_unknown(where, "rule", [name], registered)
     try:
-        made = registered[name].load()
+        made: Any = registered[name].load()
     except (ImportError, AttributeError) as error:
         raise PolicyError(
             f"{where}: rule '{name}' cannot be loaded from {registered[name].value}: {error}.",
@@ -85,7 +85,7 @@ def _rule(where: str, entry: Any, registered: Mapping[str, EntryPoint]) -> Rule:
     missing = [field.name for field in dataclasses.fields(made) if _needed(field) and field.name not in given]
     if missing:
         raise PolicyError(f"{where}: {name} lacks {', '.join(missing)}.", "Add what has no default.")
-    rule: Rule = made(**given)  # type: ignore[operator]
+    rule: Rule = made(**given)
     return rule
 
 

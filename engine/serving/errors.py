@@ -1,7 +1,7 @@
 """The one place that turns an error into a gRPC status with its details, or into a problem inside a batch.
 
-What a caller caused is told in full. What is the deployment's own affair, such as a path, a database's words or a fault of
-programming, stays in the log under the request id that the caller gets.
+What a caller caused is told in full. What is the deployment's own affair, such as a path, a database's words or a
+programming fault, stays in the log under the request id that the caller gets.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a list for one person may stand on at this moment: the ledger's standing, under the dial, the signals and the token.
+"""What a list for one person may stand on now: the ledger's standing, under the dial, the signals and the token.
 
 Whatever is in doubt ends in a list that uses nothing of the person; the reason says what the doubt was.
 """

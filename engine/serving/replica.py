@@ -1,7 +1,7 @@
 """What one server process holds: the snapshot that it serves, the ledger, the keys and the policies, and what ails it.
 
 A watcher looks at the pointer and at the ledger every second. A new snapshot is opened beside the old one and takes its
-place; the old one is closed when the last request that began on it ends. One that is refused leaves the old one serving.
+place; the old one is closed when its last request ends. One that is refused leaves the old one in place.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from typing import Any
 
 from hydra import compose, initialize_config_module
 from hydra.core.config_store import ConfigStore
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -128,13 +128,12 @@ def load(overrides: Sequence[str]) -> ServeSettings:
         SettingsError: a key is unknown (with the nearest one that is known), mistyped, missing, or contradicts another.
     """
     composed = compose_config(overrides)
-    missing = sorted(str(key) for key in OmegaConf.missing_keys(composed))
-    if missing:
-        raise SettingsError(f"The setting {missing[0]} is missing.", f"Give it on the command line: {missing[0]}=VALUE")
+    if OmegaConf.is_missing(composed, "out"):
+        raise SettingsError("The setting 'out' is missing.", "Give the folder of the deployment: out=DIR")
     try:
         settings = OmegaConf.to_object(composed)
     except OmegaConfBaseException as error:
-        raise SettingsError(_first_line(error), "See conf/serve.yaml.") from error
+        raise SettingsError(" ".join(str(error).split()), "See conf/serve.yaml.") from error
     if not isinstance(settings, ServeSettings):
         raise SettingsError("The server's settings lost their type.", "Keep serve_settings first in conf/serve.yaml.")
     settings.check()
@@ -150,22 +149,35 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
     ConfigStore.instance().store(name="serve_settings", node=ServeSettings)
     try:
         with initialize_config_module("conf", version_base="1.3"):
-            return compose("serve", overrides=list(overrides))
+            composed = compose("serve", overrides=list(overrides))
     except (HydraException, OmegaConfBaseException) as error:
         raise SettingsError(*_explained(error)) from error
+    for key in _keys(composed):  # a `+key` adds what the types do not have
+        if key not in _known_keys():
+            raise SettingsError(*_unknown(key))
+    return composed
 
 
 def _explained(error: Exception) -> tuple[str, str]:
-    text = _first_line(error)
-    if found := re.search(r"[Kk]ey '([^']+)' is not in|Could not override '([^']+)'", str(error)):
-        key = found.group(2) or found.group(1)
-        known = _known_keys()
-        return f"There is no setting '{key}'.{_near(key, known)}", "See conf/serve.yaml for those there are."
-    return text, "See conf/serve.yaml."
+    if isinstance(error, MissingConfigException) and error.options:
+        wanted, known = str(error.missing_cfg_file), error.options
+        return f"There is no {wanted}.{_near(wanted.rpartition('/')[2], known)}", f"Known: {', '.join(known)}."
+    if found := re.match(r"Could not override '([^']+)'", str(error)):
+        return _unknown(found.group(1))
+    said = [str(error), str(error.__cause__ or "")]
+    return " ".join(" ".join(said).split()), "See conf/serve.yaml for names, types and values."
+
+
+def _unknown(key: str) -> tuple[str, str]:
+    return f"There is no setting '{key}'.{_near(key, _known_keys())}", "See conf/serve.yaml for those there are."
 
 
 def _known_keys() -> list[str]:
-    tree = OmegaConf.structured(ServeSettings)
+    return _keys(OmegaConf.structured(ServeSettings))
+
+
+def _keys(tree: DictConfig) -> list[str]:
+    """Keys of the tree and of its typed groups; what stands under `policy` is for the policies to judge."""
     keys = [str(key) for key in tree]
     for group in ("tls", "log", "consent"):
         keys += [f"{group}.{key}" for key in tree[group]]
@@ -175,7 +187,3 @@ def _known_keys() -> list[str]:
 def _near(word: str, known: Any) -> str:
     near = difflib.get_close_matches(word, list(known), 1)
     return f" Did you mean '{near[0]}'?" if near else ""
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -42,7 +42,8 @@ def record(ledger: Ledger) -> Record:
     """record(key, "+profile/web", "-train/", preference=2, request_id="r1")"""
 
     def write(person: bytes, *said: str, preference: int | None = None, request_id: str = "") -> Recorded:
-        changes = [Change(*text[1:].split("/"), text[0] == "+") for text in said]
+        split = ((text[0] == "+", text[1:].split("/")) for text in said)
+        changes = [Change(purpose, source, granted) for granted, (purpose, source) in split]
         return ledger.record(person, changes, preference, "notice-1", "person", request_id, None)
 
     return write

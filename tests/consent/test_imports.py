@@ -80,9 +80,9 @@ def test_within_one_import_time_decides_and_a_withdrawal_wins_a_tie(ledger: Ledg
 
 
 def test_two_files_in_either_order_keep_the_later_withdrawal(ledger: Ledger, key: Any, grants: Any) -> None:
-    older, younger = (lambda k: (k, "+profile/web", 1.0)), (lambda k: (k, "-profile/web", 2.0))
-    ledger.import_grants(grants(older(key(1)), younger(key(2))))
-    ledger.import_grants(grants(younger(key(1)), older(key(2))))
+    older, younger = ("+profile/web", 1.0), ("-profile/web", 2.0)
+    ledger.import_grants(grants((key(1), *older), (key(2), *younger)))
+    ledger.import_grants(grants((key(1), *younger), (key(2), *older)))
     assert ledger.standing(key(1)).granted == ledger.standing(key(2)).granted == 0
 
 

@@ -160,12 +160,12 @@ def test_a_local_ray_listens_on_loopback_alone_and_asks_for_the_token(cluster: C
         assert ask(b"", timeout=10, metadata=[("authorization", f"Bearer {token.read_text()}")])
 
 
-def test_no_ray_at_the_address_is_an_error_with_a_remedy() -> None:
+def test_nothing_at_the_address_is_an_error_with_a_remedy() -> None:
     script = """
         from jobs.cluster import ClusterSettings, connected
         from jobs.launch import guarded
         def go():
-            with connected(ClusterSettings(address="auto")):
+            with connected(ClusterSettings(address="127.0.0.1:1")):
                 print("joined")
         raise SystemExit(guarded(go))
     """
@@ -174,7 +174,7 @@ def test_no_ray_at_the_address_is_an_error_with_a_remedy() -> None:
         [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=120, env=environment
     )
     assert done.returncode == 2, done.stderr
-    assert done.stderr.startswith("error: Ray cannot be joined at 'auto'") and "remedy: " in done.stderr
+    assert done.stderr.startswith("error: Ray cannot be joined at '127.0.0.1:1'") and "remedy: " in done.stderr
 
 
 def test_a_local_ray_ends_with_its_block_and_works_from_any_directory(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def toy(tmp_path: Path) -> Path:
     (folder / "toy.yaml").write_text(
         "defaults: [settings_schema, hydra_quiet, {data: retail}, _self_]\nneeded: given\n"
     )
-    (folder / "bare.yaml").write_text("defaults: [hydra_quiet]\nneeded: given\nkeeep: 4\n")
+    (folder / "bare.yaml").write_text("defaults: [hydra_quiet, _self_]\nneeded: given\nkeeep: 4\n")
     (folder / "data" / "retail.yaml").write_text("path: retail\n")
     (folder / "data" / "broken.yaml").write_text("pth: retail\n")
     (tmp_path / "toy.py").write_text(f"CONF = {str(folder)!r}\n{textwrap.dedent(RECIPE)}")

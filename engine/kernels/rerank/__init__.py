@@ -1,6 +1,6 @@
 """Diverse re-ranking: maximal marginal relevance behind one front door.
 
-    places = mmr(relevance, vectors, keep=20, balance=0.7)
+places = mmr(relevance, vectors, keep=20, balance=0.7)
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ __all__ = ["mmr"]
 def mmr(relevance: F32, vectors: F32, keep: int, balance: float) -> I32:
     """Order candidates so that each is relevant and unlike those above it.
 
-    The next pick is the candidate with the largest `balance * relevance - (1 - balance) * likeness`, where likeness is its
-    largest cosine, -1..1, to what was picked before (none for the first pick). A zero vector has cosine 0 to everything.
+    The next pick is the candidate with the largest `balance * relevance - (1 - balance) * likeness`, where likeness is
+    its largest cosine, -1..1, to what was picked before (none for the first pick). A zero vector has cosine 0 to all.
 
     Args:
         relevance: (N,) float32, finite; on a scale that compares with a cosine, such as 0..1.
@@ -35,7 +35,9 @@ def mmr(relevance: F32, vectors: F32, keep: int, balance: float) -> I32:
     Source: maximal marginal relevance, Carbonell & Goldstein 1998, doi:10.1145/290941.291025.
     """
     if relevance.ndim != 1 or relevance.dtype != np.float32:
-        raise KernelError(f"relevance: expected (N,) float32, found {relevance.shape} {relevance.dtype}.", "Cast it once.")
+        raise KernelError(
+            f"relevance: expected (N,) float32, found {relevance.shape} {relevance.dtype}.", "Cast it once."
+        )
     if vectors.ndim != 2 or vectors.dtype != np.float32:
         raise KernelError(f"vectors: expected (N, D) float32, found {vectors.shape} {vectors.dtype}.", "Cast it once.")
     if len(relevance) != len(vectors):

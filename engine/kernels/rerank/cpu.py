@@ -1,4 +1,4 @@
-"""Maximal marginal relevance on the CPU: remember each candidate's nearest pick, so that a pick costs one product with it."""
+"""Maximal marginal relevance on the CPU: each candidate remembers its nearest pick, so a pick costs one product."""
 
 from __future__ import annotations
 

@@ -9,9 +9,9 @@ F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 I32 = NDArray[np.int32]
 
-# Directions lie on a grid of 2^-24. Products of two are then multiples of 2^-48, and no sum of them exceeds 1 by more than
-# the grid's rounding (Cauchy-Schwarz), so float64 holds each sum exactly: cosines do not depend on the order of addition,
-# on fused operations or on the device, and copies of one vector tie exactly.
+# Directions lie on a grid of 2^-24. Products of two are then multiples of 2^-48, and no sum of them exceeds 1 by more
+# than the grid's rounding (Cauchy-Schwarz), so float64 holds each sum exactly: cosines do not depend on the order of
+# addition, on fused operations or on the device, and copies of one vector tie exactly.
 _GRID = 2.0**24
 
 

@@ -16,8 +16,8 @@ from engine.policy.slate import Moment, Slate, Verdict
 class CategoryCap:
     """Keeps the first few of each root category; items without a category are not capped.
 
-    What is over the cap comes back, last, only where the list would otherwise be shorter than asked for. Elsewhere the cap
-    holds for the whole slate, so it still holds when a later rule reorders or removes.
+    What is over the cap comes back, last, only where the list would otherwise be shorter than asked for. Elsewhere the
+    cap holds for the whole slate, so it still holds when a later rule reorders or removes.
 
     Args:
         share: of the list that one category may take, over 0 and up to 1; at least one item.

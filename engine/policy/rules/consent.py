@@ -20,7 +20,8 @@ _GRANTABLE = (1 << MAX_BITS) - 1
 def allowed(basis: NDArray[np.uint64], granted: int) -> NDArray[np.bool_]:
     """Which bases lie inside the grants; any shape. An unused alternative never does."""
     withheld = np.uint64(NEVER & ~(granted & _GRANTABLE))
-    return (basis & withheld) == 0
+    inside: NDArray[np.bool_] = (basis & withheld) == 0
+    return inside
 
 
 def resolve(candidates: Alternatives, granted: int) -> Slate:
@@ -52,7 +53,7 @@ def resolve(candidates: Alternatives, granted: int) -> Slate:
 
 @dataclass(frozen=True, slots=True)
 class Consent:
-    """Looks again at every basis. It stands last in every chain, so that no rule before it can be the reason for a leak."""
+    """Looks again at every basis. It stands last in every chain, so that no rule before it can cause a leak."""
 
     name: ClassVar[str] = "consent"
 

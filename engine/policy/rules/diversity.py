@@ -29,7 +29,7 @@ class Diversity:
         if not 0 <= self.strength <= 1:
             raise PolicyError(f"diversity: strength is {self.strength}.", "Choose it from 0 to 1.")
         if self.pool < 1:
-            raise PolicyError(f"diversity: pool is {self.pool}.", "Choose at least 1; some five lists' lengths is usual.")
+            raise PolicyError(f"diversity: pool is {self.pool}.", "Choose at least 1; five lists long is usual.")
 
     def __call__(self, slate: Slate, moment: Moment) -> Verdict:
         """Reorder; removes nothing."""
@@ -38,8 +38,8 @@ class Diversity:
         pool = min(self.pool, len(slate))
         if strength == 0 or pool < 2:
             return Verdict(everyone)
-        # Relevance is the place, not the score: scores of the lanes fall off steeply, so that on any linear scale all but the
-        # first few would look equally poor and variety alone would choose among them.
+        # Relevance is the place, not the score: scores of the lanes fall off steeply, so that on any linear scale all
+        # but the first few would look equally poor and variety alone would choose among them.
         relevance = np.linspace(1, 0, pool, endpoint=False, dtype=np.float32)
         first = mmr(relevance, moment.items.vector[slate.item[:pool]], moment.limit, 1 - strength)
         follows = np.ones(len(slate), np.bool_)
