@@ -54,7 +54,7 @@ def read_rows(
     """
     frame = pl.DataFrame(pl.from_arrow(_contract_table(filesystem, path, data))).with_row_index("line")
     codes = pl.DataFrame({"item_id": pl.Series(items, dtype=pl.String)}).with_row_index("item")
-    absent = pl.DataFrame({"item_id": pl.Series(dropped, dtype=pl.String), "not_offered": True})
+    absent = pl.DataFrame({"item_id": pl.Series(dropped.to_pylist(), dtype=pl.String)}).with_columns(not_offered=pl.lit(True))
     rules = _event_rules(data)
     frame = frame.join(codes, on="item_id", how="left", maintain_order="left").join(
         absent, on="item_id", how="left", maintain_order="left"

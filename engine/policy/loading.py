@@ -63,34 +63,46 @@ def _rule(where: str, entry: Any, registered: Mapping[str, EntryPoint]) -> Rule:
         raise PolicyError(f"{where}: a rule is {entry!r}, without a name.", _EXAMPLE)
     name = entry["name"]
     _refuse_unknown(where, "rule", [name], registered)
+    made = _rule_class(where, registered[name])
+    fields = [field for field in dataclasses.fields(made) if field.init]
+    kinds = get_type_hints(made)
+    given = {key: value for key, value in entry.items() if key != "name"}
+    _refuse_unknown(where, f"parameter of '{name}'", given, [field.name for field in fields])
+    for field in fields:
+        kind = kinds[field.name]
+        if field.name not in given and _needed(field):
+            raise PolicyError(f"{where}: {name} lacks {field.name}.", "Add what has no default.")
+        if field.name in given and not _fits(given[field.name], kind):
+            expected = getattr(kind, "__name__", str(kind))
+            raise PolicyError(
+                f"{where}: {name}: {field.name}: expected {expected}, found {given[field.name]!r}.",
+                f"Write {field.name} as {expected}.",
+            )
     try:
-        made: Any = registered[name].load()
-    except (ImportError, AttributeError) as error:
-        raise PolicyError(
-            f"{where}: rule '{name}' cannot be loaded from {registered[name].value}: {error}.",
-            "Mend its entry point, and install its package again.",
-        ) from error
-    if not dataclasses.is_dataclass(made) or getattr(made, "name", None) != name:
-        raise PolicyError(
-            f"{where}: {registered[name].value} is no rule called '{name}'.",
-            f"Make it a frozen dataclass with `name: ClassVar[str] = '{name}'`.",
-        )
-    expected = {field.name: get_type_hints(made)[field.name] for field in dataclasses.fields(made)}
-    given = {str(key): value for key, value in entry.items() if key != "name"}
-    _refuse_unknown(where, f"parameter of '{name}'", given, expected)
-    for key, value in given.items():
-        if not _fits(value, expected[key]):
-            kind = getattr(expected[key], "__name__", str(expected[key]))
-            raise PolicyError(f"{where}: {name}: {key}: expected {kind}, found {value!r}.", "Correct the setting.")
-    missing = [field.name for field in dataclasses.fields(made) if _needed(field) and field.name not in given]
-    if missing:
-        raise PolicyError(f"{where}: {name} lacks {', '.join(missing)}.", "Add what has no default.")
-    rule: Rule = made(**given)
+        rule: Rule = made(**given)
+    except PolicyError as error:
+        raise PolicyError(f"{where}: {error.message}", error.remedy) from error
     return rule
 
 
+def _rule_class(where: str, point: EntryPoint) -> Any:
+    try:
+        made = point.load()
+    except (ImportError, AttributeError) as error:
+        raise PolicyError(
+            f"{where}: rule '{point.name}' cannot be loaded from {point.value}: {error}.",
+            "Mend its entry point, and install its package again.",
+        ) from error
+    if not (isinstance(made, type) and dataclasses.is_dataclass(made) and getattr(made, "name", None) == point.name):
+        raise PolicyError(
+            f"{where}: {point.value} is no rule called '{point.name}'.",
+            f"Make it a frozen dataclass with `name: ClassVar[str] = '{point.name}'`.",
+        )
+    return made
+
+
 def _needed(field: dataclasses.Field[Any]) -> bool:
-    return field.init and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
 def _fits(value: object, kind: Any) -> bool:

@@ -139,7 +139,8 @@ class Recommender:
         slate, effects = outcome.slate, outcome.effects
         if len(slate) < moment.limit:
             rest = popular(snapshot, ask.only_categories)
-            rest = rest.take(np.flatnonzero(~np.isin(rest.item, slate.item)))
+            # What the rules let through or removed already is not offered, and counted, a second time.
+            rest = rest.take(np.flatnonzero(~np.isin(rest.item, record.candidates.item[within.any(axis=1)])))
             outcome = chain.run(_fit(rest, snapshot, ask), replace(moment, limit=moment.limit - len(slate)))
             slate, effects = _joined(slate, outcome.slate), effects + outcome.effects
         if not narrowed:

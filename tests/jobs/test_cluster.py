@@ -10,10 +10,11 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, overload
 
 import grpc
 import numpy as np
-import psutil
+import psutil  # type: ignore[import-untyped]
 import pytest
 from numpy.typing import NDArray
 
@@ -106,13 +107,19 @@ def test_asking_for_what_no_node_has_is_refused_at_once(cluster: Cluster) -> Non
 class Watched(Sequence[int]):
     """Counts how many items were taken beyond those that are done."""
 
-    def __init__(self, count: int) -> None:
-        self.count, self.taken, self.done, self.most = count, 0, 0, 0
+    def __init__(self, length: int) -> None:
+        self.length, self.taken, self.done, self.most = length, 0, 0, 0
 
     def __len__(self) -> int:
-        return self.count
+        return self.length
 
-    def __getitem__(self, place: int) -> int:  # type: ignore[override]
+    @overload
+    def __getitem__(self, place: int) -> int: ...
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[int]: ...
+    def __getitem__(self, place: int | slice) -> int | Sequence[int]:
+        if isinstance(place, slice):
+            raise TypeError("one at a time")
         self.taken += 1
         self.most = max(self.most, self.taken - self.done)
         return place
@@ -151,7 +158,7 @@ def test_a_local_ray_listens_on_loopback_alone_and_asks_for_the_token(cluster: C
     }
     assert heard == {"127.0.0.1"}
     with grpc.insecure_channel(ray.get_runtime_context().gcs_address) as channel:
-        ask = channel.unary_unary("/ray.rpc.NodeInfoGcsService/GetAllNodeInfo")
+        ask: Any = channel.unary_unary("/ray.rpc.NodeInfoGcsService/GetAllNodeInfo", bytes, bytes)
         with pytest.raises(grpc.RpcError) as refused:
             ask(b"", timeout=10)
         assert refused.value.code() == grpc.StatusCode.UNAUTHENTICATED
@@ -189,7 +196,7 @@ def test_a_local_ray_ends_with_its_block_and_works_from_any_directory(tmp_path: 
             return os.getcwd()
         with connected(ClusterSettings(cpus=1, object_store_mb=80)) as cluster:
             print(cluster.each(rooms, [1], label="rooms"))
-        import psutil
+        import psutil  # type: ignore[import-untyped]
         print([p.name() for p in psutil.Process().children(recursive=True) if p.status() != psutil.STATUS_ZOMBIE])
         print(signal.getsignal(signal.SIGTERM) is remember, list(Path(tempfile.gettempdir()).glob("bodega-ray-*")))
     """
