@@ -107,19 +107,17 @@ class Cluster:
         results: list[Any] = [None] * len(items)
         flying: dict[Any, int] = {}
         following = 0
-        try:
-            with progress(label, len(items)) as advance:
-                while following < len(items) or flying:
-                    while following < len(items) and len(flying) < window:
-                        flying[remote.remote(carried, items[following], *shared)] = following
-                        following += 1
-                    ready, _ = ray.wait(list(flying), num_returns=1)
-                    for done in ready:
-                        results[flying.pop(done)] = _result(done, label)
-                        advance(1)
-        finally:
-            for unfinished in flying:
-                ray.cancel(unfinished, force=True)
+        # After an error what is under way is left to end by itself, or with the connection: `ray.cancel` aborts the
+        # whole process when it meets a task that is just ending ("Tried to complete task that was not pending").
+        with progress(label, len(items)) as advance:
+            while following < len(items) or flying:
+                while following < len(items) and len(flying) < window:
+                    flying[remote.remote(carried, items[following], *shared)] = following
+                    following += 1
+                ready, _ = ray.wait(list(flying), num_returns=1)
+                for done in ready:
+                    results[flying.pop(done)] = _result(done, label)
+                    advance(1)
         return results
 
     def _check_room(self, cpus: float, gpus: float) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from engine.kernels import co_visits
 from engine.kernels.encode_user import UserTower
@@ -130,10 +131,17 @@ def _shop(name: str, work: Stage, run: Path, settings: Settings, items: int, buc
         {
             "neighbour": pa.FixedSizeListArray.from_arrays(pa.array(near.ravel()), keep),
             "likeness": pa.FixedSizeListArray.from_arrays(pa.array(likeness.ravel()), keep),
-            "hazard": habits.hazard(),
+            "hazard": habits.hazard(_kinds(run)),
         }
     )
     work.shard_done(name, [write_table(work.folder / f"{name}.arrow", rows)], {"fresh_rate": habits.fresh_rate})
+
+
+def _kinds(run: Path) -> Any:
+    """(I,) a code for each item's whole category path, -1 without one."""
+    paths = table(run / "ingest" / "catalogue.arrow")["categories"].combine_chunks()
+    joined = pc.binary_join(paths, "\0")
+    return pc.fill_null(pc.if_else(pc.equal(joined, ""), None, joined).dictionary_encode().indices, -1).to_numpy(False)
 
 
 def _distinct(histories: Histories, wanted: float, items: int) -> tuple[Any, Any]:

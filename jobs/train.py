@@ -5,7 +5,10 @@ Run it alone, after ingest:  python -m jobs.train data=online_retail data.path=D
 
 from __future__ import annotations
 
+import contextlib
 import json
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,7 +23,7 @@ from engine.two_tower.towers import TowerSettings
 from engine.two_tower.training import TrainSettings, Worker, fit
 from jobs.cluster import Cluster
 from jobs.launch import recipe
-from jobs.night import FULL, HOLDOUT, PARTS, Night, night, table
+from jobs.night import HOLDOUT, PARTS, Night, night, table
 from jobs.progress import say
 from jobs.settings import Settings
 from jobs.stage import StageManifest, finished, stage
@@ -75,7 +78,8 @@ def _fit_on_ray(this: Night, cluster: Cluster, part: str, limit: int | None, fol
             failure_config=FailureConfig(max_failures=2),  # a lost worker resumes from the last epoch
         ),
     )
-    trainer.fit()
+    with _followed(folder / "epochs.txt"):
+        trainer.fit()
     if fault.exists():
         raise TrainingError(**json.loads(fault.read_text()))
 
@@ -95,7 +99,7 @@ def _worker(config: dict[str, Any]) -> None:
     )
     try:
         model = fit(
-            histories, bag, TowerSettings(**config["towers"]), TrainSettings(**config["train"]), folder, worker, say
+            histories, bag, TowerSettings(**config["towers"]), TrainSettings(**config["train"]), folder, worker, _tell(folder)
         )
     except TrainingError as error:
         # A fault of the data or the settings would only repeat itself: report it instead of failing into a retry.
@@ -104,6 +108,41 @@ def _worker(config: dict[str, Any]) -> None:
         return
     if worker.rank == 0:
         checkpoint.save_weights(folder / "model.safetensors", model)
+
+
+def _tell(folder: Path) -> Callable[[str], None]:
+    """A worker's lines go through a file of the run: its own output ends in Ray's logs."""
+
+    def tell(line: str) -> None:
+        with (folder / "epochs.txt").open("a") as file:
+            file.write(line + "\n")
+
+    return tell
+
+
+@contextlib.contextmanager
+def _followed(path: Path) -> Iterator[None]:
+    """Say each line that is added to a file while the body runs."""
+    done = threading.Event()
+    path.touch()
+
+    def follow() -> None:
+        with path.open() as file:
+            file.seek(0, 2)
+            while True:
+                last = done.wait(0.5)
+                for line in file.read().splitlines():
+                    say(f"train: {line}")
+                if last:
+                    return
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def training_input(ingest: Path, buckets: list[str], before: int | None, hashed: int) -> tuple[Histories, Bag]:
@@ -121,5 +160,3 @@ def main(settings: Settings) -> None:
 
 if __name__ == "__main__":
     main()
-
-__all__ = ["FULL", "HOLDOUT", "main", "train", "training_input"]

@@ -1,45 +1,62 @@
-"""Parquet from any filesystem, checked against the contract before a row is read, and only the columns that it names."""
+"""Parquet from any filesystem, checked against the contract before a row is read; no column that it does not name is."""
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from engine.activity.mapping import DataSettings
+from engine.activity.mapping import UNITS, DataSettings, near_miss
 from engine.errors import ContractError, DataError
 from engine.schema import TIME
 
-Kind = tuple[str, Callable[[pa.DataType], bool]]
+_EARLIEST, _LATEST = -62_135_596_800, 253_402_300_799  # the years 1 to 9999, in seconds since 1970
+_NAMES_SHOWN = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a column must be. expected: in words. fits: whether a file's type is. becomes: what it is read as; None: as is."""
+
+    expected: str
+    fits: Callable[[pa.DataType], bool]
+    becomes: pa.DataType | None = None
 
 
 def _stringy(kind: pa.DataType) -> bool:
     if pa.types.is_dictionary(kind):
         return _stringy(kind.value_type)
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def _number(kind: pa.DataType) -> bool:
-    return pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind)
+    types = pa.types
+    return bool(types.is_floating(kind) or types.is_integer(kind) or types.is_decimal(kind) or types.is_null(kind))
 
 
 def _strings(kind: pa.DataType) -> bool:
-    listed = pa.types.is_list(kind) or pa.types.is_large_list(kind)
-    return pa.types.is_null(kind) or (listed and (_stringy(kind.value_type) or pa.types.is_null(kind.value_type)))
+    types = pa.types
+    listed = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+    return bool(types.is_null(kind) or (listed and (_stringy(kind.value_type) or types.is_null(kind.value_type))))
 
 
-TEXT: Kind = ("string", _stringy)
-MAYBE_TEXT: Kind = ("string", lambda kind: _stringy(kind) or pa.types.is_null(kind))
-NUMBER: Kind = ("a number", _number)
-TEXTS: Kind = ("list<string>", _strings)
-MOMENT: Kind = ("timestamp", lambda kind: pa.types.is_timestamp(kind) or pa.types.is_null(kind))
-WHOLE: Kind = ("a whole number", pa.types.is_integer)
-FLAG: Kind = ("boolean", pa.types.is_boolean)
+def _moment(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_timestamp(kind) or pa.types.is_null(kind))
+
+
+TEXT = Kind("string", _stringy, pa.string())
+MAYBE_TEXT = Kind("string", lambda kind: _stringy(kind) or pa.types.is_null(kind), pa.string())
+NUMBER = Kind("a number", _number, pa.float64())
+TEXTS = Kind("list<string>", _strings, pa.list_(pa.string()))
+MOMENT = Kind("timestamp", _moment)
+WHOLE = Kind("a whole number", pa.types.is_integer)
+FLAG = Kind("boolean", pa.types.is_boolean, pa.bool_())
 
 
 def locate(path: str) -> tuple[fs.FileSystem, str]:
@@ -52,30 +69,42 @@ def locate(path: str) -> tuple[fs.FileSystem, str]:
         return fs.LocalFileSystem(), str(Path(path).expanduser().resolve())
     try:
         filesystem, inside = fs.FileSystem.from_uri(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{path} cannot be opened: {error}", "Use a local path, s3:// or gs://.") from error
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path} cannot be opened: {error}", "Use a local path, file://, s3:// or gs://.") from error
     return filesystem, inside
 
 
 def parquet_files(data: DataSettings) -> list[str]:
-    """Paths of the log's files below `data.path`, sorted.
+    """Paths of the log's files below `data.path`, sorted. Names that begin with _ or . are work in progress, by Hive's custom.
 
     Raises:
-        DataError: there is none.
+        DataError: an entry of `data.log` is not there, or none holds a file.
     """
     filesystem, root = locate(data.path)
     found: list[str] = []
     for part in data.log:
         path = f"{root}/{part}"
         info = filesystem.get_file_info(path)
+        if info.type == fs.FileType.NotFound:
+            beside = filesystem.get_file_info(fs.FileSelector(root, allow_not_found=True))
+            near = near_miss(part, [entry.base_name for entry in beside])
+            raise DataError(
+                f"data.log names '{part}', which is not in {data.path}"
+                + (f"; did you mean '{near}'?" if near else "."),
+                "Check data.path and data.log.",
+            )
         if info.type == fs.FileType.File:
             found.append(path)
-        elif info.type == fs.FileType.Directory:
+        else:
             inside = filesystem.get_file_info(fs.FileSelector(path, recursive=True))
-            found += [entry.path for entry in inside if entry.is_file and entry.path.endswith(".parquet")]
+            found += [entry.path for entry in inside if entry.is_file and _counts(entry.path[len(path) :])]
     if not found:
         raise DataError(f"No Parquet file under {data.path} in {', '.join(data.log)}.", "Check data.path and data.log.")
     return sorted(set(found))
+
+
+def _counts(inside: str) -> bool:
+    return inside.endswith(".parquet") and not any(part[0] in "_." for part in PurePosixPath(inside.strip("/")).parts)
 
 
 def digest(filesystem: fs.FileSystem, path: str) -> str:
@@ -90,7 +119,9 @@ def digest(filesystem: fs.FileSystem, path: str) -> str:
 def read(
     filesystem: fs.FileSystem, path: str, wanted: dict[str, tuple[str, Kind]], required: tuple[str, ...]
 ) -> pa.Table:
-    """Some columns of one Parquet file under their contract names.
+    """Some columns of one Parquet file under their contract names, as the types of their kinds.
+
+    Text that is not UTF-8 is read as '', which is no id, event or source: its rows go the way of other bad rows.
 
     Args:
         wanted: contract name -> (name in the file, what it must be).
@@ -103,44 +134,93 @@ def read(
     try:
         with filesystem.open_input_file(path) as source:
             file = pq.ParquetFile(source)
-            schema = file.schema_arrow
-            picked = {}
-            for name, (theirs, (expected, fits)) in wanted.items():
-                if theirs not in schema.names:
-                    if name not in required:
-                        continue
-                    near = difflib.get_close_matches(theirs, schema.names, 1, cutoff=0.5)
-                    raise ContractError(
-                        path,
-                        theirs,
-                        expected,
-                        "no such column" + (f" (near: '{near[0]}')" if near else ""),
-                        f"Map the contract's '{name}' in conf/data to one of {', '.join(schema.names)}.",
-                    )
-                kind = schema.field(theirs).type
-                if not fits(kind):
-                    raise ContractError(
-                        path, theirs, expected, str(kind), f"Cast it, or map '{name}' to another column in conf/data."
-                    )
-                picked[name] = theirs
+            picked = _picked(path, file.schema_arrow, wanted, required)
             table = file.read(columns=sorted(set(picked.values())), use_threads=False)
-    except (pa.ArrowInvalid, OSError) as error:
-        if isinstance(error, FileNotFoundError):
-            raise DataError(f"{path} is missing.", "Check data.path and the names in conf/data.") from error
-        raise DataError(f"{path} is not a readable Parquet file: {error}", "Write it again, or take it away.") from error
-    return pa.table({name: table[theirs] for name, theirs in picked.items()})
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is missing.", "Check data.path and the names in conf/data.") from error
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(
+            f"{path} is not a readable Parquet file: {error}", "Write it again, or take it away."
+        ) from error
+    return pa.table({name: _as_kind(table[theirs], wanted[name][1]) for name, theirs in picked.items()})
+
+
+def _picked(
+    path: str, schema: pa.Schema, wanted: dict[str, tuple[str, Kind]], required: tuple[str, ...]
+) -> dict[str, str]:
+    """Contract name -> name in the file, of the columns that are there."""
+    picked = {}
+    for name, (theirs, kind) in wanted.items():
+        times = schema.names.count(theirs)
+        if not times and name not in required:
+            continue
+        if times != 1:
+            near = near_miss(theirs, schema.names)
+            shown = [*schema.names[:_NAMES_SHOWN], *(["..."] if len(schema.names) > _NAMES_SHOWN else [])]
+            raise ContractError(
+                path,
+                theirs,
+                kind.expected,
+                f"{times} columns of this name" if times else f"no such column{near and f' (near: {near!r})'}",
+                f"Write it, or name in conf/data what '{name}' is called here; there are {', '.join(shown)}.",
+            )
+        found = schema.field(theirs).type
+        if not kind.fits(found):
+            raise ContractError(
+                path, theirs, kind.expected, str(found), f"Cast it, or map '{name}' to another column in conf/data."
+            )
+        picked[name] = theirs
+    return picked
+
+
+def _as_kind(column: pa.ChunkedArray, kind: Kind) -> pa.ChunkedArray:
+    if kind.becomes is None:
+        return column
+    column = column.cast(kind.becomes, safe=False)  # a whole number beyond 2^53 is rounded, as any other float is
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid:
+        # Parquet does not vouch for UTF-8, and polars relies on it.
+        if pa.types.is_list(kind.becomes):
+            rows = column.cast(pa.list_(pa.binary())).to_pylist()
+            texts = [None if row is None else [_decoded(value) for value in row] for row in rows]
+        else:
+            texts = [_decoded(value) for value in column.cast(pa.binary()).to_pylist()]
+        column = pa.chunked_array([pa.array(texts, kind.becomes)])
+    return column
+
+
+def _decoded(value: bytes | None) -> str | None:
+    try:
+        return None if value is None else value.decode()
+    except UnicodeDecodeError:
+        return ""
 
 
 def as_time(column: pa.ChunkedArray, unit: str, zone: str) -> pa.ChunkedArray:
-    """A timestamp or integer column as microseconds UTC. Units are never guessed."""
-    import pyarrow.compute as pc
+    """A timestamp or whole-number column as microseconds UTC. Units are never guessed.
 
+    Args:
+        unit: of a whole number: s, ms, us or ns since 1970, UTC.
+        zone: of a timestamp without one. An hour that happened twice is taken for the first, one that did not for its end.
+
+    Returns:
+        TIME; what lies outside the years 1 to 9999 becomes their edge.
+    """
     if pa.types.is_null(column.type):
         return column.cast(TIME)
-    if pa.types.is_integer(column.type):
-        column = column.cast(pa.int64()).cast(pa.timestamp(unit, tz="UTC"))
-    elif column.type.tz is None and zone != "UTC":
-        column = pc.assume_timezone(column, zone, ambiguous="earliest", nonexistent="latest")
-    elif column.type.tz is None:
-        column = column.cast(pa.timestamp(column.type.unit, tz="UTC"))
-    return column.cast(TIME, safe=False)
+    local = pa.types.is_timestamp(column.type) and column.type.tz is None
+    unit = column.type.unit if pa.types.is_timestamp(column.type) else unit
+    scale = 1000 ** UNITS.index(unit)
+    whole = pa.int64() if pa.types.is_timestamp(column.type) or column.type != pa.uint64() else pa.uint64()
+    ticks = column.cast(whole)
+    # An overflow would come out as some other time, or stop the night.
+    ticks = pc.min_element_wise(ticks, pa.scalar(min(_LATEST * scale, 2**63 - 1), whole), skip_nulls=False).cast(
+        pa.int64()
+    )
+    ticks = pc.max_element_wise(ticks, pa.scalar(max(_EARLIEST * scale, -(2**63)), pa.int64()), skip_nulls=False)
+    if local and zone != "UTC":
+        times = pc.assume_timezone(ticks.cast(pa.timestamp(unit)), zone, ambiguous="earliest", nonexistent="latest")
+    else:
+        times = ticks.cast(pa.timestamp(unit, tz="UTC"))
+    return times.cast(TIME, safe=False)

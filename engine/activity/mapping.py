@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import difflib
-from collections.abc import Mapping
+import math
+import zoneinfo
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from engine.errors import SettingsError
-from engine.schema import EVENTS
+from engine.schema import CATALOGUE, EVENTS
 
 LOG_COLUMNS = ("event_id", "user_id", "item_id", "event", "ts", "value", "source", "session_id", "flags")
-ITEM_COLUMNS = (
-    "item_id",
-    "title",
-    "text",
-    "categories",
-    "creator",
-    "price",
-    "sensitive",
-    "regions",
-    "available_from",
-    "available_until",
-    "added",
-)
+ITEM_COLUMNS = tuple(CATALOGUE.names)
+NEEDED = ("item_id", "event", "ts", "source")
+CONSTANTS = ("event", "source")  # what may be the same for a whole log
 UNITS = ("s", "ms", "us", "ns")
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
 @dataclass(slots=True)
@@ -79,39 +73,96 @@ class DataSettings:
         """The team's name of a contract column of the catalogue; empty when it has none."""
         return self.item_columns.get(name, "" if self.item_columns else name)
 
+    def as_of_microseconds(self) -> int | None:
+        """`as_of` since 1970, UTC where it names no zone; None where it is empty.
+
+        Raises:
+            SettingsError: it is no ISO time.
+        """
+        if not self.as_of:
+            return None
+        try:
+            when = dt.datetime.fromisoformat(self.as_of)
+        except ValueError as error:
+            raise SettingsError(f"data.as_of is '{self.as_of}'.", "Write it as 2026-01-31T04:00:00+00:00.") from error
+        when = when if when.tzinfo else when.replace(tzinfo=dt.UTC)
+        return (when - _EPOCH) // dt.timedelta(microseconds=1)
+
     def check(self) -> None:
         """Refuse what cannot be meant.
 
         Raises:
             SettingsError: names the setting and the near miss.
         """
+        if not self.path:
+            raise SettingsError("data.path is not set.", "Add data.path=FOLDER_OR_URI.")
         _known(self.columns, LOG_COLUMNS, "data.columns")
-        _known(self.constants, LOG_COLUMNS, "data.constants")
+        _known(self.constants, CONSTANTS, "data.constants")
         _known(self.item_columns, ITEM_COLUMNS, "data.item_columns")
         _known(self.weights, EVENTS, "data.weights")
         _known(self.retention_days, EVENTS, "data.retention_days")
         for name, rule in self.events.items():
             if bool(rule.means) and bool(rule.undoes):
                 raise SettingsError(f"data.events.{name} both means and undoes something.", "Give one of the two.")
-            for value in (rule.means, rule.undoes):
-                if value:
-                    _known({value: ""}, EVENTS, f"data.events.{name}")
-        if not self.path:
-            raise SettingsError("data.path is not set.", "Add data.path=FOLDER_OR_URI.")
-        if self.time_unit and self.time_unit not in UNITS:
-            raise SettingsError(f"data.time_unit is '{self.time_unit}'.", f"Use one of {', '.join(UNITS)}.")
+            _known((rule.means, rule.undoes), (*EVENTS, ""), f"data.events.{name}")
+        self._check_mapped()
+        self._check_time()
+        numbers = {"gift_weight": self.gift_weight}
+        numbers |= {f"weights.{name}": value for name, value in self.weights.items()}
+        numbers |= {f"retention_days.{name}": value for name, value in self.retention_days.items()}
+        for name, value in numbers.items():
+            if not (math.isfinite(value) and value >= 0):
+                raise SettingsError(f"data.{name} is {value}.", "Give a number of 0 or more.")
         if self.events_per_user < 1 or not 0 <= self.bad_rows_allowed <= 1:
             raise SettingsError(
                 "data.events_per_user must be at least 1 and data.bad_rows_allowed lie in 0..1.", "Correct conf/data."
             )
 
+    def _check_mapped(self) -> None:
+        for name in self.constants:
+            if self.columns.get(name):
+                raise SettingsError(
+                    f"data.columns and data.constants both give '{name}'.", "Keep the one that is meant."
+                )
+        given = {name for name in LOG_COLUMNS if self.column(name)} | set(self.constants)
+        given |= {"ts"} if self.order else set()
+        missing = [f"data.columns gives no '{name}'." for name in NEEDED if name not in given]
+        if not self.item_column("item_id"):
+            missing.append("data.item_columns gives no 'item_id'.")
+        if missing:
+            raise SettingsError(
+                missing[0],
+                "Name the team's column of it; event and source may be data.constants, and data.order stand for ts.",
+            )
 
-def _known(given: Mapping[str, object], allowed: tuple[str, ...], where: str) -> None:
+    def _check_time(self) -> None:
+        self.as_of_microseconds()
+        if self.time_unit and self.time_unit not in UNITS:
+            raise SettingsError(f"data.time_unit is '{self.time_unit}'.", f"Use one of {', '.join(UNITS)}.")
+        if self.time_zone == "UTC":
+            return  # known even where the machine has no time zone data
+        try:
+            zoneinfo.ZoneInfo(self.time_zone)
+        except (ValueError, OSError, zoneinfo.ZoneInfoNotFoundError) as error:
+            near = near_miss(self.time_zone, zoneinfo.available_timezones())
+            raise SettingsError(
+                f"data.time_zone is '{self.time_zone}'" + (f"; did you mean '{near}'?" if near else "."),
+                "Use a name of the IANA time zone database, such as Europe/Berlin.",
+            ) from error
+
+
+def near_miss(name: str, known: Iterable[str]) -> str:
+    """What `name` was probably meant to be, whatever its case; empty when nothing is near."""
+    by_lower = {each.lower(): each for each in sorted(known, reverse=True)}
+    found = difflib.get_close_matches(name.lower(), by_lower, 1)
+    return by_lower[found[0]] if found else ""
+
+
+def _known(given: Iterable[str], allowed: tuple[str, ...], where: str) -> None:
     for name in given:
         if name not in allowed:
-            near = difflib.get_close_matches(name, allowed, 1)
+            near = near_miss(name, allowed)
             raise SettingsError(
-                f"{where} names '{name}', which the contract does not have"
-                + (f"; did you mean '{near[0]}'?" if near else "."),
-                f"Use {', '.join(allowed)}.",
+                f"{where} names '{name}', which cannot stand there" + (f"; did you mean '{near}'?" if near else "."),
+                f"Use {', '.join(filter(None, allowed))}.",
             )

@@ -10,9 +10,11 @@ import pyarrow as pa
 
 from engine.activity.mapping import DataSettings
 from engine.activity.rows import UNDO
-from engine.schema import ACTIVITY, EVENTS, POPULARITY, PURCHASE
+from engine.activity.split import SPLIT
+from engine.schema import ACTIVITY, EVENTS, POPULARITY
 
 _DAY = 86_400_000_000
+_ROUNDING = 1e-6  # a share of a value that is left by sums of fractions, not by anybody's wish
 # What a want says when conf/data does not weigh it otherwise. Impressions and dismissals say nothing of interest.
 WEIGHTS = {"view": 0.1, "click": 0.2, "cart": 0.5, "purchase": 1.0, "like": 1.0, "gift": 0.0}
 
@@ -35,26 +37,28 @@ def settle_bucket(folder: Path, data: DataSettings, as_of: int, moments: list[in
         moments: times at which popularity is wanted, counting nothing later.
         half_life: days after which a want counts half for popularity.
     """
-    parts = sorted(folder.glob("*.arrow"))
-    frame = pl.concat([pl.read_ipc(part) for part in parts])
+    parts = [pl.read_ipc(part, memory_map=False) for part in sorted(folder.glob("*.arrow"))]
+    frame = pl.concat([pl.DataFrame(schema=SPLIT), *parts])
     counts = {}
     before = len(frame)
     frame = _distinct(frame)
     counts["-duplicate"] = before - len(frame)
     before = len(frame)
-    frame = _undone(frame)
-    counts["-undone_or_undoing"] = before - len(frame)
-    before = len(frame)
     frame = frame.filter(pl.col("ts").cast(pl.Int64) <= as_of)
     counts["-after_as_of"] = before - len(frame)
+    before = len(frame)
+    frame = _undone(frame)
+    counts["-undone_or_undoing"] = before - len(frame)
     before = len(frame)
     for name, days in data.retention_days.items():
         old = pl.col("ts").cast(pl.Int64) < as_of - int(days * _DAY)
         frame = frame.filter(~((pl.col("event") == EVENTS.index(name)) & old))
     counts["-past_retention"] = before - len(frame)
     weights = {**WEIGHTS, **data.weights}
-    weight = pl.col("event").cast(pl.Int16).replace_strict(
-        {code: weights.get(name, 0.0) for code, name in enumerate(EVENTS)}, return_dtype=pl.Float32
+    weight = (
+        pl.col("event")
+        .cast(pl.Int16)
+        .replace_strict({code: weights.get(name, 0.0) for code, name in enumerate(EVENTS)}, return_dtype=pl.Float32)
     )
     frame = frame.with_columns(
         want=weight,
@@ -65,12 +69,14 @@ def settle_bucket(folder: Path, data: DataSettings, as_of: int, moments: list[in
     personal = frame.filter(pl.col("trainable") | pl.col("profilable"))
     counts["-no_grant_or_anonymous"] = before - len(personal)
     before = len(personal)
-    personal = personal.sort("user_key", "ts", "item", "event", "source", "weight", "value", "event_id")
+    personal = personal.sort("user_key", "ts", "item", "event", "source", "weight")
     late = pl.int_range(pl.len(), 0, -1).over("user_key")
     personal = personal.filter(late <= data.events_per_user)
     counts["-over_events_per_user"] = before - len(personal)
     arrow = personal.select(ACTIVITY.names).to_arrow()
-    return Settled(pa.table({name: arrow[name].cast(ACTIVITY.field(name).type) for name in ACTIVITY.names}), popularity, counts)
+    return Settled(
+        pa.table({name: arrow[name].cast(ACTIVITY.field(name).type) for name in ACTIVITY.names}), popularity, counts
+    )
 
 
 def _distinct(frame: pl.DataFrame) -> pl.DataFrame:
@@ -84,49 +90,41 @@ def _distinct(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def _undone(frame: pl.DataFrame) -> pl.DataFrame:
-    """Take back what was cancelled: each undoing event lowers the latest earlier event of that person and item.
+    """Take back what was cancelled, by person and item: each undoing event takes its `value` off the latest ones before it.
 
-    An event whose whole `value` was taken back goes; without values, one undoing event takes back one event.
+    What was wanted stands like a stack: wants put their `value` on top, undoing events take theirs off the top, and a want
+    of which nothing is left goes. Where a value of the stack is missing or 0, one undoing event takes back one event.
     """
-    undoing = frame.filter(pl.col("event") >= UNDO)
-    if not len(undoing):
-        return frame
-    done = frame.filter(pl.col("event") < UNDO).sort("ts", "item", "event", "value").with_row_index("row")
-    undoing = undoing.with_columns(event=(pl.col("event") - UNDO).cast(pl.UInt8)).sort("ts", "item", "event", "value")
-    hits = (
-        undoing.filter(pl.col("user_key").is_not_null())
-        .select("user_key", "item", "event", "ts", taken=pl.col("value").abs().fill_null(float("inf")))
-        .join_asof(
-            done.select("user_key", "item", "event", "ts", "row"),
-            on="ts",
-            by=["user_key", "item", "event"],
-            strategy="backward",
-            check_sortedness=False,  # both sides are sorted by ts above, which implies it within each group
-        )
-        .drop_nulls("row")
-        .group_by("row")
-        .agg(pl.col("taken").sum())
+    stack = ["user_key", "item", "of"]
+    takes = pl.col("event") >= UNDO
+    frame = frame.with_columns(of=pl.col("event") % UNDO)
+    touched = frame.filter(takes & pl.col("user_key").is_not_null()).select(stack).unique()
+    whole = frame.filter(~takes).join(touched, on=stack, how="anti")
+    amount = pl.col("value").abs()
+    counted = (amount.fill_null(0) == 0).any().over(stack)
+    walk = pl.col("step").cum_sum().over(stack)
+    height = pl.col("walk") - pl.min_horizontal(pl.col("walk").cum_min().over(stack), 0.0)  # an empty stack stays empty
+    lowest_after = pl.col("height").cum_min(reverse=True).over(stack)
+    left = (
+        frame.join(touched, on=stack, how="semi")
+        .sort(*stack, "ts", "event", "value", "source", "gift")
+        .with_columns(size=pl.when(counted).then(1.0).otherwise(amount))
+        .with_columns(step=pl.when(takes).then(-pl.col("size")).otherwise(pl.col("size")))
+        .with_columns(walk=walk)
+        .with_columns(height=height)
+        .with_columns(left=lowest_after - (pl.col("height") - pl.col("size")))
+        .filter(~takes & (pl.col("left") > _ROUNDING * pl.col("size")))
     )
-    left = pl.col("value") - pl.col("taken")
-    return (
-        done.join(hits, on="row", how="left", maintain_order="left")
-        .filter(pl.col("taken").is_null() | (left > 0).fill_null(False))
-        .with_columns(value=pl.when(pl.col("taken").is_null()).then(pl.col("value")).otherwise(left))
-        .drop("row", "taken")
-    )
+    return pl.concat([whole, left.select(whole.columns)]).drop("of")
 
 
 def _popularity(frame: pl.DataFrame, moment: int, half_life: float) -> pa.Table:
-    """Each person counts once an item, by their latest and strongest want; each anonymous event counts alone."""
+    """Each person counts once an item, by what is strongest of their wants now; each anonymous event counts alone."""
     age = (moment - pl.col("ts").cast(pl.Int64)) / _DAY
     wants = frame.filter((pl.col("ts").cast(pl.Int64) <= moment) & (pl.col("want") > 0)).with_columns(
         strength=pl.col("want").cast(pl.Float64) * 0.5 ** (age / half_life)
     )
-    known = (
-        wants.filter(pl.col("user_key").is_not_null())
-        .group_by("user_key", "item")
-        .agg(pl.col("strength").max(), bought=(pl.col("event") == PURCHASE).any())
-    )
+    known = wants.filter(pl.col("user_key").is_not_null()).group_by("user_key", "item").agg(pl.col("strength").max())
     strangers = wants.filter(pl.col("user_key").is_null())
     both = pl.concat(
         [
@@ -135,7 +133,8 @@ def _popularity(frame: pl.DataFrame, moment: int, half_life: float) -> pa.Table:
         ]
     )
     table = (
-        both.sort("item", "strength").group_by("item", maintain_order=True)
+        both.sort("item", "strength")
+        .group_by("item", maintain_order=True)
         .agg(weight=pl.col("strength").sum(), people=pl.col("person").sum())
         .sort("item")
         .to_arrow()

@@ -88,7 +88,9 @@ class Chain:
             effects += [Effect(rule.name, reason, count) for reason, count in verdict.removed.items()]
             slate = slate.take(verdict.kept)
         effects.append(Effect(LIMIT, BEYOND_LIMIT, max(0, len(slate) - moment.limit)))
-        return Outcome(slate.take(slice(moment.limit)), tuple(effect for effect in effects if effect.count))
+        return Outcome(
+            slate.take(np.arange(min(len(slate), moment.limit))), tuple(effect for effect in effects if effect.count)
+        )
 
 
 def _check(rule: Rule, verdict: Verdict, count: int) -> None:

@@ -55,14 +55,14 @@ class Slate:
     def __len__(self) -> int:
         return len(self.item)
 
-    def take(self, positions: Positions | slice) -> Slate:
+    def take(self, positions: Positions) -> Slate:
         """The candidates at these positions, in that order."""
         return Slate(
-            self.item[positions],
-            self.lane[positions],
-            self.basis[positions],
-            self.score[positions],
-            self.evidence[positions],
+            self.item.take(positions),
+            self.lane.take(positions),
+            self.basis.take(positions),
+            self.score.take(positions),
+            self.evidence.take(positions),
         )
 
     @classmethod

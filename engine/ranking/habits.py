@@ -1,8 +1,8 @@
 """How often what people had is wanted again, by item, and how much they want that is new: counted from the log before a moment.
 
 For windows of the horizon's length that end at the moment and before it, count the wants of people who had the item, per unit
-of their decayed earlier wants. Few counts are shrunk to the shop's mean (empirical Bayes, Robbins 1956), so an item bought
-twice is not called a habit. The counts are sums over people, so shards add up.
+of their decayed earlier wants. Few counts are shrunk to the mean of the item's category, and that to the shop's (empirical Bayes,
+Robbins 1956), so an item bought twice is not called a habit. The counts are sums over people, so shards add up.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from engine.two_tower.histories import Histories
 
 _DAY = 86_400_000_000
 WINDOWS = 3
-PRIOR = 30.0  # decayed wants that the shop's mean is worth
+PRIOR = 30.0  # decayed wants that a mean is worth
 CURVE = 0.7  # the tenth purchase says less than the second
 
 
@@ -36,10 +36,18 @@ class Habits:
             self.again + other.again, self.mass + other.mass, self.fresh + other.fresh, self.roots + other.roots
         )
 
-    def hazard(self) -> NDArray[np.float64]:
-        """(I,) wants within the horizon per unit of curved mass."""
+    def hazard(self, kind: NDArray[np.integer]) -> NDArray[np.float64]:
+        """(I,) wants within the horizon per unit of curved mass.
+
+        Args:
+            kind: (I,) code of each item's category, -1 for none: coffee is bought again, books are not, and an item with few
+                counts of its own is taken for one of its kind.
+        """
         mean = self.again.sum() / max(self.mass.sum(), 1e-9)
-        result: NDArray[np.float64] = (self.again + PRIOR * mean) / (self.mass + PRIOR)
+        place = kind + 1
+        again, mass = np.bincount(place, self.again), np.bincount(place, self.mass)
+        of_kind = ((again + PRIOR * mean) / (mass + PRIOR))[place]
+        result: NDArray[np.float64] = (self.again + PRIOR * of_kind) / (self.mass + PRIOR)
         return result
 
     @property

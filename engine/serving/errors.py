@@ -77,6 +77,16 @@ _TABLE: dict[type[BaseException], _Row] = {
 }
 
 
+# For calls that come while the server drains.
+STOPPING = Fault(
+    grpc.StatusCode.UNAVAILABLE,
+    "STOPPING",
+    "This server is stopping.",
+    "Try again: another replica answers, or this one once it is back.",
+    retry_after=1.0,
+)
+
+
 def fault_of(error: BaseException) -> Fault:
     """What the caller learns of an error, whatever it is."""
     row = next(_TABLE[kind] for kind in type(error).__mro__ if kind in _TABLE)

@@ -15,7 +15,7 @@ from grpc_status import rpc_status
 
 from engine.errors import RequestError
 from engine.serving import limits
-from engine.serving.errors import Fault, fault_of, status_of
+from engine.serving.errors import STOPPING, Fault, fault_of, status_of
 
 _log = structlog.get_logger("bodega.calls")
 _OURS = "/bodega.v1."
@@ -29,6 +29,11 @@ class Doorman(grpc.ServerInterceptor):  # type: ignore[type-arg]
 
     def __init__(self) -> None:
         self._wrapped: dict[str, Handler] = {}
+        self._stopping = False
+
+    def refuse(self) -> None:
+        """Refuse every call that comes from now on; those that came before go on, also where they still wait their turn."""
+        self._stopping = True
 
     def intercept_service(
         self,
@@ -37,6 +42,8 @@ class Doorman(grpc.ServerInterceptor):  # type: ignore[type-arg]
     ) -> Handler | None:
         """The handler of a method, wrapped where the method is ours."""
         method: str = handler_call_details.method
+        if self._stopping and method.startswith(_OURS):
+            return grpc.unary_unary_rpc_method_handler(_refuse)
         if method in self._wrapped:
             return self._wrapped[method]
         handler = continuation(handler_call_details)
@@ -64,6 +71,10 @@ def _around(name: str, handler: Any) -> Callable[[bytes, grpc.ServicerContext], 
         return reply
 
     return answer
+
+
+def _refuse(raw: bytes, context: grpc.ServicerContext) -> bytes:
+    context.abort_with_status(rpc_status.to_status(status_of(STOPPING, _request_id(context))))
 
 
 def _decoded(decode: Callable[[bytes], Any], raw: bytes) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
@@ -38,6 +39,7 @@ _RANKING = ranking_pb2.DESCRIPTOR.services_by_name["RankingService"].full_name
 _CONSENT = consent_pb2.DESCRIPTOR.services_by_name["ConsentService"].full_name
 _FEEDBACK = feedback_pb2.DESCRIPTOR.services_by_name["FeedbackService"].full_name
 _ADMIN = admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name
+_SETTLE_SECONDS = 0.2
 _WHOLE = ""  # the health service's name for the process
 
 
@@ -54,9 +56,10 @@ class Server:
         self.replica = Replica(settings)
         self.port = 0
         self._health = health.HealthServicer()
+        self._doorman = Doorman()
         self._grpc = grpc.server(
             ThreadPoolExecutor(settings.threads, thread_name_prefix="bodega-call"),
-            interceptors=[Doorman()],
+            interceptors=[self._doorman],
             options=_options(settings),
             maximum_concurrent_rpcs=settings.concurrent_rpcs,
         )
@@ -88,6 +91,10 @@ class Server:
     def stop(self) -> None:
         """Refuse what comes, finish what is under way within `drain_seconds`, and let go of everything."""
         self._health.enter_graceful_shutdown()
+        self._doorman.refuse()
+        # gRPC cuts calls that arrive while it shuts down with CANCELLED, which no client tries again: let those that are on
+        # their way be refused as UNAVAILABLE first.
+        time.sleep(_SETTLE_SECONDS)
         self._grpc.stop(self.settings.drain_seconds).wait()
         self.replica.close()
         _log.info("stopped")

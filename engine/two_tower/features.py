@@ -36,6 +36,18 @@ class Bag:
         flat = np.arange(starts[-1]) - np.repeat(starts[:-1] - self.starts[items], lengths)
         return Bag(starts, self.rows[flat], self.weights[flat], self.size)
 
+    def packed(self) -> Bag:
+        """The same over the rows in use alone, in their order: a table of features need not hold what no item has."""
+        used, rows = np.unique(self.rows, return_inverse=True)
+        return Bag(self.starts, rows, self.weights, len(used))
+
+    def reversed(self) -> Bag:
+        """The other way round: for each row, the items that have it."""
+        order = np.argsort(self.rows, kind="stable")
+        items = np.repeat(np.arange(len(self.starts) - 1), np.diff(self.starts))
+        starts = np.searchsorted(self.rows[order], np.arange(self.size + 1))
+        return Bag(starts, items[order], self.weights[order], len(self.starts) - 1)
+
 
 def describe(catalogue: pa.Table, hashed: int) -> Bag:
     """The features of a catalogue.

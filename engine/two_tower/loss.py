@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-ROWS_AT_ONCE = 512
+# Logits held at once: on a CPU what its caches hold, on a GPU what keeps it busy.
+_LOGITS = {True: 2**19, False: 2**25}
 
 
 class FullSoftmax(torch.autograd.Function):
@@ -24,20 +25,22 @@ class FullSoftmax(torch.autograd.Function):
         grad_users, grad_items = torch.empty_like(users), torch.zeros_like(items)
         total = users.new_zeros(())
         centre = items.mean(0)
-        for first in range(0, count, ROWS_AT_ONCE):
-            rows, target = users[first : first + ROWS_AT_ONCE], wanted[first : first + ROWS_AT_ONCE]
-            logits = rows @ items.T
-            own = logits.gather(1, target[:, None]).squeeze(1)
+        rows_at_once = max(1, min(count, _LOGITS[users.device.type == "cpu"] // max(catalogue, 1)))
+        buffer = users.new_empty(rows_at_once, catalogue)
+        every = torch.arange(rows_at_once, device=users.device)
+        for first in range(0, count, rows_at_once):
+            rows, target = users[first : first + rows_at_once], wanted[first : first + rows_at_once]
+            logits = torch.mm(rows, items.T, out=buffer[: len(rows)])
+            own = logits.gather(1, target[:, None]).sum()
             highest = logits.amax(1, keepdim=True)
-            logits.sub_(highest).exp_()
-            mass = logits.sum(1, keepdim=True)
-            total += (mass.log() + highest).sum() - (1 - smoothing) * own.sum() - smoothing * (rows @ centre).sum()
-            logits.div_(mass)
-            grad_users[first : first + ROWS_AT_ONCE] = logits @ items - (1 - smoothing) * items[target]
-            grad_items.addmm_(logits.T, rows)
+            mass = logits.sub_(highest).exp_().sum(1, keepdim=True)
+            total += (mass.log() + highest).sum() - (1 - smoothing) * own - smoothing * (rows @ centre).sum()
+            chance = logits.div_(mass)
+            chance[every[: len(rows)], target] -= 1 - smoothing
+            torch.mm(chance, items, out=grad_users[first : first + rows_at_once])
+            grad_items.addmm_(chance.T, rows)
         grad_users -= smoothing * centre
         grad_items -= (smoothing / catalogue) * users.sum(0)
-        grad_items.index_add_(0, wanted, users, alpha=-(1 - smoothing))
         ctx.save_for_backward(grad_users / count, grad_items / count)
         return total / count
 

@@ -9,7 +9,9 @@ doi:10.1007/s11257-018-9209-6) with a perceptron in the place of their neighbour
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,36 +35,58 @@ class TowerSettings:
     gap_minutes: float = 60.0
 
 
+class _BagSum(torch.autograd.Function):
+    """Weighted sums of the content rows of all items. Its gradient is the same kind of sum over the bag turned round, made
+    once, where torch would sort the bag again at every step.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, content: Tensor, there: Sequence[Tensor], back: Sequence[Tensor]) -> Tensor:
+        """content (R, D); there, back: rows, starts, weights of the bag and of its reverse. Gives (I, D)."""
+        ctx.back = back
+        return _sum_rows(content, *there)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        """The gradient of each content row: the sum over the items that have it."""
+        return _sum_rows(grads[0].contiguous(), *ctx.back), None, None
+
+
+def _sum_rows(table: Tensor, rows: Tensor, starts: Tensor, weights: Tensor) -> Tensor:
+    return F.embedding_bag(rows, table, starts, mode="sum", per_sample_weights=weights, include_last_offset=True)
+
+
 class ItemTower(nn.Module):
     """Item vector = id vector + weighted sum of content rows. An item nobody has wanted yet has content alone."""
 
     def __init__(self, items: int, bag: Bag, trained: np.ndarray, settings: TowerSettings) -> None:
         super().__init__()
         scale = 1 / math.sqrt(settings.width) * 0.2
+        self.bag = bag.packed()
         self.ids = nn.Parameter(torch.randn(items, settings.width) * scale)
-        self.content = nn.Parameter(torch.randn(bag.size, settings.width) * scale)
+        self.content = nn.Parameter(torch.randn(self.bag.size, settings.width) * scale)
         self.id_dropout = settings.id_dropout
-        self.bag = bag
         self.register_buffer("trained", torch.from_numpy(trained.astype(np.float32))[:, None], persistent=False)
-        for name, array in (("rows", bag.rows), ("starts", bag.starts), ("weights", bag.weights)):
-            self.register_buffer(name, torch.from_numpy(array), persistent=False)
+        for way, part in (("there", self.bag), ("back", self.bag.reversed())):
+            for name, array in (("rows", part.rows), ("starts", part.starts), ("weights", part.weights)):
+                self.register_buffer(f"{way}_{name}", torch.from_numpy(array), persistent=False)
 
     def forward(self, items: Tensor | None = None) -> Tensor:
         """(n, D) vectors of some items, or of all."""
         if items is None:
             ids, known = self.ids, self.trained
-            rows, starts, weights = self.rows, self.starts, self.weights
+            there = (self.there_rows, self.there_starts, self.there_weights)
+            content = _BagSum.apply(
+                self.content, there, (self.back_rows, self.back_starts, self.back_weights)
+            )  # type: ignore[no-untyped-call]
         else:
-            ids, known = self.ids[items], self.trained[items]
+            ids, known = F.embedding(items, self.ids), self.trained[items]
             part = self.bag.take(items.cpu().numpy())
-            rows, starts, weights = (
-                torch.from_numpy(array).to(self.ids.device) for array in (part.rows, part.starts, part.weights)
+            content = _sum_rows(
+                self.content, *(torch.from_numpy(a).to(ids.device) for a in (part.rows, part.starts, part.weights))
             )
         if self.training and self.id_dropout:
             known = known * (torch.rand(len(ids), 1, device=ids.device) >= self.id_dropout)
-        content = F.embedding_bag(
-            rows, self.content, starts, mode="sum", per_sample_weights=weights, include_last_offset=True
-        )
         return ids * known + content
 
 
@@ -81,25 +105,25 @@ class DecayedPooling(nn.Module):
         self.scale = math.sqrt(width)
         self.gap = settings.gap_minutes / 1440
 
-    def pool(self, vectors: Tensor, days: Tensor, weight: Tensor, target: Tensor) -> Tensor:
+    def pool(self, vectors: Tensor, days: Tensor, weight: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Pools before each target.
 
         Args:
             vectors: (B, L, D) item vectors. days: (B, L) float64. weight: (B, L). target: (B, L).
 
         Returns:
-            (T, K, D) for the targets that have any history, and the mask of those targets, (B, L).
+            (T, K, D) for the targets that have any history, and (B, L) which those are.
         """
-        batch, at = target.nonzero(as_tuple=True)
-        age = (days[batch, at][:, None] - days[batch]).to(torch.float32)  # (T, L)
-        usable = (age > self.gap) & (weight[batch] > 0)
-        some = usable.any(1)
-        batch, at, age, usable = batch[some], at[some], age[some], usable[some]
-        self.kept = (batch, at)
+        age = (days[:, :, None] - days[:, None]).to(torch.float32)  # (B, L, L): of each event, seen from each event
+        usable = (age > self.gap) & (weight > 0)[:, None]
+        asked = target & usable.any(2)
         # A softmax of log weights is the decayed mean, and cannot underflow however old the events are.
-        share = torch.log(weight[batch].clamp_min(1e-12))[:, None] - self.log_rates.exp()[None, :, None] * age[:, None]
-        share = share.masked_fill(~usable[:, None], -torch.inf).softmax(2)  # (T, K, L)
-        return torch.bmm(share, self.dropout(vectors)[batch])
+        share = torch.log(weight.clamp_min(1e-12))[:, None, None] - self.log_rates.exp()[:, None, None] * age[:, None]
+        # A place that is not asked for keeps its finite shares: a softmax of nothing would give NaN, and NaN gradients.
+        hidden = ~usable & asked[:, :, None]
+        share = share.masked_fill(hidden[:, None], -torch.inf).softmax(3)  # (B, K, L, L)
+        pools = (share.flatten(1, 2) @ self.dropout(vectors)).unflatten(1, share.shape[1:3])
+        return pools.movedim(1, 2)[asked], asked
 
     def forward(self, pools: Tensor) -> Tensor:
         """(T, K, D) decayed means -> (T, D) vectors."""

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from engine.errors import TrainingError
 from engine.two_tower import checkpoint
@@ -102,6 +103,7 @@ def fit(
         ],
         lr=train.rate,
         betas=(0.9, 0.98),
+        fused=True,
     )
     steps = sum(1 for _ in windows.batches(train.events, 0, worker.rank, worker.world)) * train.epochs
     state = checkpoint.resume(folder, model, optimiser, {"tower": asdict(tower), "train": asdict(train)})
@@ -143,17 +145,17 @@ def _step(
     item, target = put(batch.item), put(batch.target)
     if negatives is None:
         table = model.items()
-        vectors = table[item]
+        vectors = F.embedding(item, table)
     else:
         needed, place = torch.unique(torch.cat([item.flatten(), negatives.draw()]), return_inverse=True)
         table = model.items(needed)
         item = place[: item.numel()].view_as(item)
-        vectors, sample = table[item], place[item.numel() :]
-    pools = model.people.pool(vectors, put(batch.days), put(batch.weight), target)
+        vectors, sample = F.embedding(item, table), place[item.numel() :]
+    pools, asked = model.people.pool(vectors, put(batch.days), put(batch.weight), target)
     if not len(pools):  # a worker must still take part in the averaging below
         loss = 0.0 * table.sum()
     else:
-        wanted = item[model.people.kept]
+        wanted = item[asked]
         people = model.people(pools)
         if negatives is None:
             loss = FullSoftmax.apply(people, table, wanted, train.smoothing)  # type: ignore[no-untyped-call]

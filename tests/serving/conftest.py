@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from bodega.client import Client
+
 from engine.serving.server import Server
 from tests.serving.shop import Shop
 

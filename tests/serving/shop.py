@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bodega.client import Client, grant
+
 from engine.consent import Vocabulary
 from engine.identity import UserKeys
 from engine.serving.server import Server

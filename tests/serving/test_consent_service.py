@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
-
 from bodega.client import BodegaRpcError, Client, grant
 from bodega.v1 import common_pb2, consent_pb2
+
 from tests.serving.shop import SOURCES, allow
 
 

@@ -9,8 +9,6 @@ from typing import Any
 import grpc
 import pytest
 import structlog
-from google.protobuf.message import Message
-
 from bodega.client import BodegaRpcError, Client, grant
 from bodega.v1 import (
     admin_pb2,
@@ -18,6 +16,8 @@ from bodega.v1 import (
     feedback_pb2,
     ranking_pb2,
 )
+from google.protobuf.message import Message
+
 from engine import errors
 from engine.consent import consent_token
 from engine.serving.errors import fault_of

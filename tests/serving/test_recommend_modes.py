@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from bodega.client import Client, grant
 from bodega.v1 import common_pb2, ranking_pb2
+
 from engine.consent import consent_token
 from engine.policy import Chain, Moment, Outcome
 from engine.serving.server import Server
@@ -267,7 +267,9 @@ def test_diversity_moves_items_and_loses_none(client: Client) -> None:
     assert len(set(ids(varied))) == 10
 
 
-@pytest.mark.parametrize(("surface", "expected"), [("", 20), ("home", 20), ("email", 8), ("item_page", 12), ("basket", 6)])
+@pytest.mark.parametrize(
+    ("surface", "expected"), [("", 20), ("home", 20), ("email", 8), ("item_page", 12), ("basket", 6)]
+)
 def test_a_surface_has_its_own_length_and_policy(client: Client, surface: str, expected: int) -> None:
     reply = client.recommend(surface=surface)
     assert len(reply.items) == expected

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
-from google.protobuf.message import Message
-
 import bodega.v1
+import pytest
 from bodega.client import BodegaRpcError, Client
 from bodega.v1 import admin_pb2, consent_pb2, feedback_pb2, ranking_pb2
+from google.protobuf.message import Message
+
 from engine.errors import RequestError
 from engine.serving.limits import LIMITS, Many, Number, OneOf, Text, check
 
@@ -68,9 +68,12 @@ def _message(kind: str, field: str, value: Any) -> Message:
 
 
 CASES = list(_cases())
+NAMES = [f"{kind}.{field}-{place}" for place, (kind, field, _, _) in enumerate(CASES)]
 
 
-@pytest.mark.parametrize(("kind", "field", "good", "bad"), CASES, ids=[f"{c[0]}.{c[1]}-{n}" for n, c in enumerate(CASES)])
+@pytest.mark.parametrize(
+    ("kind", "field", "good", "bad"), CASES, ids=[f"{c[0]}.{c[1]}-{n}" for n, c in enumerate(CASES)]
+)
 def test_each_limit_holds_at_its_bound_and_refuses_past_it(kind: str, field: str, good: Any, bad: Any) -> None:
     check(_message(kind, field, good))
     with pytest.raises(RequestError) as caught:

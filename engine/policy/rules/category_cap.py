@@ -34,21 +34,19 @@ class CategoryCap:
         """Remove what is over the cap and not needed to fill the list."""
         most = max(1, int(self.share * moment.limit + 1e-9))  # 0.29 * 100 is a little less than 29
         root = moment.items.root_category[slate.item]
-        inside = (occurrence(root) < most) | (root < 0)
-        kept = np.flatnonzero(inside)
+        over = beyond(root, most) & (root >= 0)
+        kept = np.flatnonzero(~over)
         missing = moment.limit - len(kept)
         if missing > 0:
-            kept = np.concatenate([kept, np.flatnonzero(~inside)[:missing]])
+            kept = np.concatenate([kept, np.flatnonzero(over)[:missing]])
         return Verdict(kept, {"category_full": len(slate) - len(kept)})
 
 
-def occurrence(values: NDArray[np.integer]) -> NDArray[np.intp]:
-    """(n,) how many equal values stand before each value."""
+def beyond(values: NDArray[np.integer], most: int) -> NDArray[np.bool_]:
+    """(n,) whether at least `most` equal values, 1 or more, stand before each value."""
     order = np.argsort(values, kind="stable")
     ordered = values[order]
-    places = np.arange(len(values))
-    starts = np.zeros(len(values), np.intp)
-    starts[1:] = np.where(ordered[1:] != ordered[:-1], places[1:], 0)
-    result = np.empty(len(values), np.intp)
-    result[order] = places - np.maximum.accumulate(starts)
+    result = np.zeros(len(values), np.bool_)
+    # Sorted, the one that stands `most` places before is equal only where there are so many.
+    result[order[most:]] = ordered[most:] == ordered[:-most]
     return result

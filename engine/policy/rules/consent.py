@@ -15,6 +15,7 @@ from engine.schema import NEVER
 NOT_GRANTED = "not_granted"
 # No vocabulary reaches past these bits. Masking to them keeps schema.NEVER out whatever a caller passes as granted.
 _GRANTABLE = (1 << MAX_BITS) - 1
+_OUT = np.float32(-np.inf)
 
 
 def allowed(basis: NDArray[np.uint64], granted: int) -> NDArray[np.bool_]:
@@ -35,19 +36,19 @@ def resolve(candidates: Alternatives, granted: int) -> Slate:
         the candidates left, best score first; equal scores keep the order of the input.
     """
     ways = candidates.basis.shape[1] if candidates.basis.ndim == 2 else 1
-    basis = candidates.basis.reshape(-1)
-    scores = np.where(allowed(basis, granted), candidates.score.reshape(-1), np.float32(-np.inf))
-    chosen = scores.reshape(-1, ways).argmax(axis=1) + np.arange(0, len(basis), ways)
-    # argmax answers even where nothing is allowed, so what it chose is asked again.
-    usable = np.flatnonzero(allowed(basis[chosen], granted))
-    usable = usable[np.argsort(-scores[chosen[usable]], kind="stable")]
+    scores = np.where(allowed(candidates.basis, granted), candidates.score, _OUT).reshape(-1)
+    chosen = scores.reshape(-1, ways).argmax(axis=1) + np.arange(0, len(scores), ways)
+    best = scores[chosen]
+    # Where nothing is allowed argmax still answers; its score then is no score, as is that of a broken model.
+    usable = np.flatnonzero(best > _OUT)
+    usable = usable[np.argsort(-best[usable], kind="stable")]
     chosen = chosen[usable]
     return Slate(
-        candidates.item[usable],
-        candidates.lane.reshape(-1)[chosen],
-        basis[chosen],
-        scores[chosen],
-        candidates.evidence.reshape(-1)[chosen],
+        candidates.item.take(usable),
+        candidates.lane.take(chosen),
+        candidates.basis.take(chosen),
+        best.take(usable),
+        candidates.evidence.take(chosen),
     )
 
 

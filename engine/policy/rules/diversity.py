@@ -40,8 +40,8 @@ class Diversity:
             return Verdict(everyone)
         # Relevance is the place, not the score: scores of the lanes fall off steeply, so that on any linear scale all
         # but the first few would look equally poor and variety alone would choose among them.
-        relevance = np.linspace(1, 0, pool, endpoint=False, dtype=np.float32)
-        first = mmr(relevance, moment.items.vector[slate.item[:pool]], moment.limit, 1 - strength)
+        relevance = np.arange(pool, 0, -1, dtype=np.float32) / np.float32(pool)
+        first = mmr(relevance, moment.items.vector.take(slate.item[:pool], axis=0), moment.limit, 1 - strength)
         follows = np.ones(len(slate), np.bool_)
         follows[first] = False
         return Verdict(np.concatenate([first, everyone[follows]]))
