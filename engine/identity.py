@@ -1,11 +1,13 @@
 """User keys: how a raw user id becomes 16 bytes that say nothing about it.
 
-The *stable* key names a person in the consent ledger and never changes; the *rotating* key names the same person in every
-artefact of a night, and shredding it makes old artefacts anonymous. Both are HMAC-SHA-256 (RFC 2104), cut to 128 bits.
+The *stable* key names a person in the consent ledger and never changes; the *rotating* key names the same person in
+every artefact of a night, and shredding it makes old artefacts anonymous. Both are HMAC-SHA-256 (RFC 2104), cut to 128
+bits.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import os
@@ -71,12 +73,15 @@ class UserKeys:
             create: make missing secrets, for a first run on one machine.
 
         Raises:
-            SettingsError: a secret is missing, malformed or readable by others.
+            SettingsError: a secret is missing, malformed, readable by others or the same as the other.
         """
-        folder = Path(folder)
-        return cls(
-            *(UserKey(_secret(folder / f"{name}.key", create)) for name in ("stable", "rotating")),
-        )
+        stable, rotating = (UserKey(_secret(Path(folder) / f"{name}.key", create)) for name in ("stable", "rotating"))
+        if stable.secret == rotating.secret:
+            raise SettingsError(
+                f"stable.key and rotating.key in {folder} hold the same secret.",
+                "Make a new rotating.key: one secret for both cannot be shredded without losing the ledger.",
+            )
+        return cls(stable, rotating)
 
 
 def fault_in_id(user_id: str) -> str:
@@ -95,25 +100,46 @@ def fault_in_id(user_id: str) -> str:
 
 
 def _secret(path: Path, create: bool) -> bytes:
-    if create and not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        try:
-            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
-            pass  # another process made it between the check and here
-        else:
-            with os.fdopen(handle, "w") as file:
-                file.write(secrets.token_hex(_SECRET_BYTES))
-                file.flush()
-                os.fsync(file.fileno())
-    if not path.exists():
-        raise SettingsError(f"The key file {path} is missing.", "Run `bodega keys` to make it, or mount the deployment's.")
-    if path.stat().st_mode & 0o077:
+    try:
+        if create and not path.exists():
+            _make(path)
+        found = path.read_text()
+        shared = path.stat().st_mode & 0o077
+    except FileNotFoundError as error:
+        raise SettingsError(
+            f"The key file {path} is missing.", "Run `bodega keys` to make it, or mount the deployment's."
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"The key file {path} cannot be read: {error}", "Check the path and its owner.") from error
+    if shared:
         raise SettingsError(f"The key file {path} is readable by others.", f"chmod 600 {path}")
     try:
-        secret = bytes.fromhex(path.read_text().strip())
+        secret = bytes.fromhex(found.strip())
     except ValueError:
         secret = b""
     if len(secret) != _SECRET_BYTES:
-        raise SettingsError(f"The key file {path} does not hold {_SECRET_BYTES} bytes as hex.", "Restore it from backup.")
+        raise SettingsError(
+            f"The key file {path} does not hold {_SECRET_BYTES} bytes as hex.", "Restore it from backup."
+        )
     return secret
+
+
+def _make(path: Path) -> None:
+    """A new secret, which appears whole or not at all; where another process was first, its own stays."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(handle, "w") as file:
+            file.write(secrets.token_hex(_SECRET_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+        with contextlib.suppress(FileExistsError):
+            path.hardlink_to(draft)
+    finally:
+        draft.unlink()
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

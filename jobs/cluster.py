@@ -190,7 +190,7 @@ def _init(settings: ClusterSettings, folder: Path | None) -> None:
                 num_cpus=settings.cpus or None,
                 object_store_memory=settings.object_store_mb * 2**20,
                 include_dashboard=False,
-                _temp_dir=str(folder),
+                _temp_dir=str(folder / "r"),  # Ray opens this one to everybody; the folder around it stays ours
                 **common,
             )
     except (OSError, ValueError, RuntimeError) as error:

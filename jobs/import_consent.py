@@ -1,6 +1,6 @@
 """Bring a team's existing grants into the ledger, from a Parquet file of schema.GRANTS. Nothing is ever assumed.
 
-    python -m jobs.import_consent file=grants.parquet out=OUT
+python -m jobs.import_consent file=grants.parquet out=OUT
 """
 
 from __future__ import annotations
@@ -9,43 +9,47 @@ import contextlib
 
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 
-from engine.activity.files import MAYBE_TEXT, locate, parquet_files, read
+from engine.activity.files import FLAG, MAYBE_TEXT, MOMENT, TEXT, as_time, locate, parquet_files, read
 from engine.consent import Imported, Ledger, Vocabulary
-from engine.errors import ContractError, DataError, SettingsError
+from engine.errors import DataError, SettingsError
 from engine.identity import UserKeys, fault_in_id
 from engine.schema import GRANTS, USER_KEY
 from jobs.launch import recipe
 from jobs.progress import say
 from jobs.settings import Settings
 
+_KINDS = {
+    "user_id": TEXT,
+    "purpose": TEXT,
+    "source": MAYBE_TEXT,
+    "granted": FLAG,
+    "notice_version": MAYBE_TEXT,
+    "actor": MAYBE_TEXT,
+    "occurred_at": MOMENT,
+}
+
 
 def import_file(settings: Settings, path: str) -> Imported:
     """Import one file of grants.
 
     Raises:
-        ContractError: a column is missing or mistyped. DataError: an id cannot be one.
+        ContractError: a column is missing or mistyped. DataError: the file is no Parquet, or an id cannot be one.
         ConsentError: a purpose or source is unknown; nothing was imported.
     """
     filesystem, inside = locate(path)
-    try:
-        with filesystem.open_input_file(inside) as source:
-            found = pq.read_table(source)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise DataError(f"{path} is not a readable Parquet file: {error}", "Check the path.") from error
+    wanted = {name: (name, kind) for name, kind in _KINDS.items()}
+    found = read(filesystem, inside, wanted, ("user_id", "purpose", "granted"))
     columns = {}
     for field in GRANTS:
         if field.name not in found.column_names:
-            if field.name in ("user_id", "purpose", "granted"):
-                raise ContractError(path, field.name, str(field.type), "no such column", f"Add it; there are {found.column_names}.")
             columns[field.name] = pa.nulls(found.num_rows, field.type)
-            continue
-        try:
-            columns[field.name] = found[field.name].cast(field.type)
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            kind = str(found[field.name].type)
-            raise ContractError(path, field.name, str(field.type), kind, "Cast the column.") from error
+        elif field.name == "occurred_at":
+            columns[field.name] = as_time(found[field.name], "us", "UTC")
+        else:
+            columns[field.name] = found[field.name]
+    columns["source"] = pc.fill_null(columns["source"], "")
     return import_table(settings, pa.table(columns, schema=GRANTS))
 
 
@@ -65,18 +69,20 @@ def import_table(settings: Settings, grants: pa.Table) -> Imported:
 
 
 def import_declared(settings: Settings) -> None:
-    """What `data.grants.everyone` declares of a public research log: grants for all in it who have no ledger entry yet."""
-    rule = settings.data.grants
-    if not rule.everyone:
+    """What `data.grants.everyone` declares of a public log: grants for all in it who have no ledger entry yet."""
+    rule, column = settings.data.grants, settings.data.column("user_id")
+    if not rule.everyone or not column:
         return
     settings.data.check()
     if not rule.notice_version:
-        raise SettingsError("data.grants.everyone is set without data.grants.notice_version.", "Name what people agreed to.")
+        raise SettingsError(
+            "data.grants.everyone is set without data.grants.notice_version.", "Name what people agreed to."
+        )
     filesystem, _ = locate(settings.data.path)
     parts = []
     for path in parquet_files(settings.data):
-        rows = read(filesystem, path, {"user_id": (settings.data.column("user_id"), MAYBE_TEXT)}, ("user_id",))
-        parts.append(pl.Series(rows["user_id"].cast(pa.string())).drop_nulls().unique())
+        rows = read(filesystem, path, {"user_id": (column, MAYBE_TEXT)}, ("user_id",))
+        parts.append(pl.Series(rows["user_id"]).drop_nulls().unique())
     people = [name for name in pl.concat(parts).unique().sort().to_list() if not fault_in_id(name)]
     keys = UserKeys.load(settings.store.keys, create=settings.store.make_keys)
     vocabulary = Vocabulary(sources=tuple(settings.consent.sources))
@@ -113,4 +119,3 @@ def main(settings: Settings) -> None:
 
 if __name__ == "__main__":
     main()
-

@@ -70,12 +70,14 @@ def night(settings: Settings) -> Iterator[tuple[Night, Cluster]]:
     """Open the run that these settings and this input name, hold its lock, and connect to Ray.
 
     Raises:
-        SettingsError: a setting makes no sense. DataError: there is no input. RunLocked: another process works on the run.
+        SettingsError: a setting makes no sense. DataError: there is no input. RunLocked: another process works on it.
     """
     began = time.monotonic()
     settings.data.check()
     if settings.buckets < 1 or settings.neighbours < 1:
         raise SettingsError("buckets and neighbours must be at least 1.", "Correct the command.")
+    if not (settings.popularity_days > 0 and settings.evaluate.holdout_days > 0):
+        raise SettingsError("popularity_days and evaluate.holdout_days must be above 0.", "Correct the command.")
     out = Path(settings.out).resolve()
     (out / "runs").mkdir(parents=True, exist_ok=True)
     vocabulary = Vocabulary(sources=tuple(settings.consent.sources))

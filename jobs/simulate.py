@@ -1,6 +1,6 @@
 """Make a small shop to try things on: log, catalogue and grants, and the truth apart from them.
 
-    python -m jobs.simulate out=OUT shop.users=2000 shop.days=60        writes OUT/shop
+python -m jobs.simulate out=OUT shop.users=2000 shop.days=60        writes OUT/shop
 """
 
 from __future__ import annotations

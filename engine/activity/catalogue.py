@@ -33,7 +33,7 @@ def read_catalogue(data: DataSettings) -> tuple[pa.Table, pa.Array]:
 
     Raises:
         ContractError: a column is missing or mistyped.
-        DataError: an id is missing or stands twice.
+        DataError: an id is missing or stands twice, a price is infinite, or nothing is on offer.
     """
     filesystem, root = locate(data.path)
     path = f"{root}/{data.catalogue}"
@@ -46,16 +46,25 @@ def read_catalogue(data: DataSettings) -> tuple[pa.Table, pa.Array]:
         if name in table.column_names:
             place = table.column_names.index(name)
             table = table.set_column(place, name, as_time(table[name], "us", data.time_zone))
-    frame = pl.DataFrame(pl.from_arrow(table))
+    frame = pl.DataFrame(table)
     if frame["item_id"].null_count() or (frame["item_id"] == "").any():
         raise DataError(f"{path}: a row has no item_id.", "Give each item an id, or leave the row out.")
     twice = frame.filter(pl.col("item_id").is_duplicated())["item_id"]
     if len(twice):
         raise DataError(f"{path}: item '{twice[0]}' stands there more than once.", "Keep one row an item.")
-    dropped = pl.Series("item_id", [], dtype=pl.String)
-    if data.keep_items:
-        dropped = frame.filter(~pl.col("keep").fill_null(False))["item_id"]
-        frame = frame.filter(pl.col("keep").fill_null(False))
+    if "price" in frame.columns:
+        endless = frame.filter(pl.col("price").is_infinite())["item_id"]
+        if len(endless):
+            raise DataError(f"{path}: the price of item '{endless[0]}' is infinite.", "Correct it, or leave it empty.")
+        frame = frame.with_columns(pl.col("price").fill_nan(None))
+    if "categories" in frame.columns:
+        named = pl.element().filter(pl.element() != "")  # a nameless step leads nowhere
+        frame = frame.with_columns(pl.col("categories").list.eval(named))
+    offered = frame["keep"].fill_null(False) if data.keep_items else pl.repeat(True, len(frame), eager=True)
+    dropped = frame.filter(~offered)["item_id"]
+    frame = frame.filter(offered)
+    if frame.is_empty():
+        raise DataError(f"{path}: no item is on offer.", "Check data.catalogue and data.keep_items.")
     frame = frame.sort("item_id")
     columns = [
         frame[name].to_arrow().cast(CATALOGUE.field(name).type)

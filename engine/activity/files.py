@@ -1,4 +1,4 @@
-"""Parquet from any filesystem, checked against the contract before a row is read; no column that it does not name is."""
+"""Parquet from any filesystem, checked against the contract before a row is read; other columns never are."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ _NAMES_SHOWN = 30
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What a column must be. expected: in words. fits: whether a file's type is. becomes: what it is read as; None: as is."""
+    """What a column must be.
+
+    expected: in words. fits: whether a file's type is that. becomes: what it is read as; None: as it is.
+    """
 
     expected: str
     fits: Callable[[pa.DataType], bool]
@@ -75,7 +78,9 @@ def locate(path: str) -> tuple[fs.FileSystem, str]:
 
 
 def parquet_files(data: DataSettings) -> list[str]:
-    """Paths of the log's files below `data.path`, sorted. Names that begin with _ or . are work in progress, by Hive's custom.
+    """Paths of the log's files below `data.path`, sorted.
+
+    Names that begin with _ or . are work in progress, by Hive's custom, and left alone.
 
     Raises:
         DataError: an entry of `data.log` is not there, or none holds a file.
@@ -88,10 +93,9 @@ def parquet_files(data: DataSettings) -> list[str]:
         if info.type == fs.FileType.NotFound:
             beside = filesystem.get_file_info(fs.FileSelector(root, allow_not_found=True))
             near = near_miss(part, [entry.base_name for entry in beside])
+            meant = f"; did you mean '{near}'?" if near else "."
             raise DataError(
-                f"data.log names '{part}', which is not in {data.path}"
-                + (f"; did you mean '{near}'?" if near else "."),
-                "Check data.path and data.log.",
+                f"data.log names '{part}', which is not in {data.path}{meant}", "Check data.path and data.log."
             )
         if info.type == fs.FileType.File:
             found.append(path)
@@ -182,11 +186,11 @@ def _as_kind(column: pa.ChunkedArray, kind: Kind) -> pa.ChunkedArray:
     except pa.ArrowInvalid:
         # Parquet does not vouch for UTF-8, and polars relies on it.
         if pa.types.is_list(kind.becomes):
-            rows = column.cast(pa.list_(pa.binary())).to_pylist()
-            texts = [None if row is None else [_decoded(value) for value in row] for row in rows]
+            lists = column.cast(pa.list_(pa.binary())).to_pylist()
+            texts = pa.array([each and [_decoded(value) for value in each] for each in lists], kind.becomes)
         else:
-            texts = [_decoded(value) for value in column.cast(pa.binary()).to_pylist()]
-        column = pa.chunked_array([pa.array(texts, kind.becomes)])
+            texts = pa.array([_decoded(value) for value in column.cast(pa.binary()).to_pylist()], kind.becomes)
+        column = pa.chunked_array([texts])
     return column
 
 
@@ -202,7 +206,7 @@ def as_time(column: pa.ChunkedArray, unit: str, zone: str) -> pa.ChunkedArray:
 
     Args:
         unit: of a whole number: s, ms, us or ns since 1970, UTC.
-        zone: of a timestamp without one. An hour that happened twice is taken for the first, one that did not for its end.
+        zone: of a timestamp without one. A repeated hour is taken for the first; a skipped one, for its end.
 
     Returns:
         TIME; what lies outside the years 1 to 9999 becomes their edge.
@@ -212,13 +216,11 @@ def as_time(column: pa.ChunkedArray, unit: str, zone: str) -> pa.ChunkedArray:
     local = pa.types.is_timestamp(column.type) and column.type.tz is None
     unit = column.type.unit if pa.types.is_timestamp(column.type) else unit
     scale = 1000 ** UNITS.index(unit)
-    whole = pa.int64() if pa.types.is_timestamp(column.type) or column.type != pa.uint64() else pa.uint64()
-    ticks = column.cast(whole)
+    whole = pa.uint64() if column.type == pa.uint64() else pa.int64()
+    latest, earliest = min(_LATEST * scale, 2**63 - 1), max(_EARLIEST * scale, -(2**63))
     # An overflow would come out as some other time, or stop the night.
-    ticks = pc.min_element_wise(ticks, pa.scalar(min(_LATEST * scale, 2**63 - 1), whole), skip_nulls=False).cast(
-        pa.int64()
-    )
-    ticks = pc.max_element_wise(ticks, pa.scalar(max(_EARLIEST * scale, -(2**63)), pa.int64()), skip_nulls=False)
+    ticks = pc.min_element_wise(column.cast(whole), pa.scalar(latest, whole), skip_nulls=False).cast(pa.int64())
+    ticks = pc.max_element_wise(ticks, pa.scalar(earliest, pa.int64()), skip_nulls=False)
     if local and zone != "UTC":
         times = pc.assume_timezone(ticks.cast(pa.timestamp(unit)), zone, ambiguous="earliest", nonexistent="latest")
     else:

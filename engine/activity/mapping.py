@@ -35,7 +35,7 @@ class EventRule:
 
 @dataclass(slots=True)
 class GrantRule:
-    """Consent that a public research log comes with: purposes granted for everybody in it who has no ledger entry yet."""
+    """Consent that a public research log comes with: purposes granted for all in it who have no ledger entry yet."""
 
     everyone: list[str] = field(default_factory=list)
     notice_version: str = ""

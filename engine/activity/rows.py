@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import polars as pl
@@ -38,7 +37,7 @@ _NAMES_TRIED = 20
 class Rows:
     """A log file after the checks.
 
-    taken: user_id (nullable), item (code), event (code), ts, value, source (code), gift, event_id, session_id, in file order.
+    taken: user_id (nullable), item, event and source (codes), ts, value, gift, event_id, session_id, in file order.
     counts: how many rows were left alone (reasons that begin with -) or quarantined, by reason.
     quarantined: file, line (from 0), reason. No ids: a quarantine is an artefact like any other.
     near: events and sources that are unknown but nearly known -> what they may be meant for.
@@ -65,7 +64,7 @@ def read_rows(
     Args:
         items: item ids of the catalogue in the order of their codes; dropped: ids that are not offered.
         sources: the consent vocabulary's, in the order of their codes.
-        now: microseconds since the epoch; an event more than a day later is quarantined, unless an order stands for times.
+        now: microseconds since the epoch; an event more than a day later is quarantined, where times are times.
 
     Raises:
         ContractError: a column is missing or mistyped.
@@ -79,18 +78,14 @@ def read_rows(
         codes = pl.DataFrame({key: names, code: range(len(names))}, schema={key: pl.String, code: kind})
         frame = frame.join(codes, on=key, how="left", maintain_order="left")
     frame = frame.join(rules, on="event", how="left", maintain_order="left")
+    people = frame["user_id"].drop_nulls().unique()
     frame = frame.with_columns(
-        reason=_reason(
-            _among(frame["item_id"], dropped.to_pylist()),
-            _among(
-                frame["user_id"], [name for name in frame["user_id"].unique() if name is not None and fault_in_id(name)]
-            ),
-            _STEPS * _DAY if data.order else now + _DAY,
-        )
-    )
+        not_offered=_among(frame["item_id"], dropped.to_pylist()),
+        bad_user=_among(frame["user_id"], [name for name in people if fault_in_id(name)]),
+    ).with_columns(reason=_reason(_OLDEST + _STEPS * _DAY - 1 if data.order else now + _DAY))
     counts = frame.drop_nulls("reason").group_by("reason").len().sort("reason")
     bad = frame.filter(~pl.col("reason").str.starts_with("-"))
-    near = {}
+    near: dict[str, str] = {}
     for column, reason, known in (("event", "unknown_event", rules["event"]), ("source", "unknown_source", sources)):
         strangers = bad.filter(pl.col("reason") == reason)[column].drop_nulls().unique(maintain_order=True)
         near |= {name: meant for name in strangers.head(_NAMES_TRIED) if (meant := near_miss(name, known))}
@@ -109,14 +104,14 @@ def read_rows(
     return Rows(taken, dict(counts.iter_rows()), quarantined, near, len(frame))
 
 
-def _reason(not_offered: pl.Series, bad_user: pl.Series, newest: int) -> pl.Expr:
+def _reason(newest: int) -> pl.Expr:
     """Why a row is not taken; null where it is. What is not to be read at all comes first: nobody need mend it."""
     value, ts = pl.col("value"), pl.col("ts").cast(pl.Int64)
     reasons = {
         "-event_not_read": pl.col("code") < 0,
-        "-not_offered": not_offered,
+        "-not_offered": pl.col("not_offered"),
         "no_item_id": pl.col("item_id").is_null() | (pl.col("item_id") == ""),
-        "bad_user_id": bad_user,
+        "bad_user_id": pl.col("bad_user"),
         "unknown_item": pl.col("item").is_null(),
         "unknown_event": pl.col("code").is_null(),
         "no_time": ts.is_null(),
@@ -128,8 +123,8 @@ def _reason(not_offered: pl.Series, bad_user: pl.Series, newest: int) -> pl.Expr
     return pl.coalesce(pl.when(holds).then(pl.lit(name)) for name, holds in reasons.items())
 
 
-def _among(column: pl.Series, names: Iterable[str]) -> pl.Series:
-    return column.is_in(pl.Series(list(names), dtype=pl.String)).fill_null(False)
+def _among(column: pl.Series, names: list[str]) -> pl.Series:
+    return column.is_in(pl.Series(names, dtype=pl.String).implode()).fill_null(False)
 
 
 def _contract_table(filesystem: fs.FileSystem, path: str, data: DataSettings) -> pa.Table:

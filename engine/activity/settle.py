@@ -21,7 +21,7 @@ WEIGHTS = {"view": 0.1, "click": 0.2, "cart": 0.5, "purchase": 1.0, "like": 1.0,
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Settled:
-    """A bucket in order: schema.ACTIVITY of those who granted something, and popularity of all, per time it is asked for."""
+    """A bucket in order: schema.ACTIVITY of those who granted something; popularity of all, by moment asked for."""
 
     activity: pa.Table
     popularity: list[pa.Table]
@@ -37,7 +37,7 @@ def settle_bucket(folder: Path, data: DataSettings, as_of: int, moments: list[in
         moments: times at which popularity is wanted, counting nothing later.
         half_life: days after which a want counts half for popularity.
     """
-    parts = [pl.read_ipc(part, memory_map=False) for part in sorted(folder.glob("*.arrow"))]
+    parts = [pl.read_ipc(part) for part in sorted(folder.glob("*.arrow"))]
     frame = pl.concat([pl.DataFrame(schema=SPLIT), *parts])
     counts = {}
     before = len(frame)
@@ -73,10 +73,7 @@ def settle_bucket(folder: Path, data: DataSettings, as_of: int, moments: list[in
     late = pl.int_range(pl.len(), 0, -1).over("user_key")
     personal = personal.filter(late <= data.events_per_user)
     counts["-over_events_per_user"] = before - len(personal)
-    arrow = personal.select(ACTIVITY.names).to_arrow()
-    return Settled(
-        pa.table({name: arrow[name].cast(ACTIVITY.field(name).type) for name in ACTIVITY.names}), popularity, counts
-    )
+    return Settled(_as_schema(personal, ACTIVITY), popularity, counts)
 
 
 def _distinct(frame: pl.DataFrame) -> pl.DataFrame:
@@ -90,10 +87,10 @@ def _distinct(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def _undone(frame: pl.DataFrame) -> pl.DataFrame:
-    """Take back what was cancelled, by person and item: each undoing event takes its `value` off the latest ones before it.
+    """Take back what was cancelled, by person and item: the latest first, as off a stack.
 
-    What was wanted stands like a stack: wants put their `value` on top, undoing events take theirs off the top, and a want
-    of which nothing is left goes. Where a value of the stack is missing or 0, one undoing event takes back one event.
+    Events put their `value` on top, undoing events take theirs off the top, and an event of which nothing is left goes.
+    Where a value of the stack is missing or 0, each counts as one: one undoing event takes back one event.
     """
     stack = ["user_key", "item", "of"]
     takes = pl.col("event") >= UNDO
@@ -132,11 +129,14 @@ def _popularity(frame: pl.DataFrame, moment: int, half_life: float) -> pa.Table:
             strangers.select("item", "strength", person=pl.lit(0, pl.Int64)),
         ]
     )
-    table = (
+    summed = (
         both.sort("item", "strength")
         .group_by("item", maintain_order=True)
         .agg(weight=pl.col("strength").sum(), people=pl.col("person").sum())
-        .sort("item")
-        .to_arrow()
     )
-    return pa.table({name: table[name].cast(POPULARITY.field(name).type) for name in POPULARITY.names})
+    return _as_schema(summed, POPULARITY)
+
+
+def _as_schema(frame: pl.DataFrame, schema: pa.Schema) -> pa.Table:
+    arrow = frame.select(schema.names).to_arrow()
+    return pa.table({each.name: arrow[each.name].cast(each.type) for each in schema})

@@ -18,19 +18,19 @@ from engine.identity import UserKeys
 
 # What a part of a bucket holds.
 SPLIT = pl.Schema(
-    {
-        "item": pl.Int32,
-        "event": pl.UInt8,
-        "ts": pl.Datetime("us", "UTC"),
-        "value": pl.Float64,
-        "source": pl.UInt8,
-        "gift": pl.Boolean,
-        "event_id": pl.String,
-        "session_id": pl.String,
-        "user_key": pl.Binary,
-        "trainable": pl.Boolean,
-        "profilable": pl.Boolean,
-    }
+    [
+        ("item", pl.Int32()),
+        ("event", pl.UInt8()),
+        ("ts", pl.Datetime("us", "UTC")),
+        ("value", pl.Float64()),
+        ("source", pl.UInt8()),
+        ("gift", pl.Boolean()),
+        ("event_id", pl.String()),
+        ("session_id", pl.String()),
+        ("user_key", pl.Binary()),
+        ("trainable", pl.Boolean()),
+        ("profilable", pl.Boolean()),
+    ]
 )
 
 
@@ -38,8 +38,8 @@ SPLIT = pl.Schema(
 class SplitContext:
     """What every file is read against.
 
-    items, dropped: item ids as `read_catalogue` gives them. standings: schema.STANDINGS. trainable, profilable: per source
-    code, the mask whose grant the purpose needs.
+    items, dropped: item ids as `read_catalogue` gives them. standings: schema.STANDINGS. trainable, profilable: per
+    source code, the mask whose grant the purpose needs. now: microseconds since the epoch.
     """
 
     data: DataSettings
@@ -118,7 +118,7 @@ def check_share(counts: Mapping[str, int], rows: int, allowed: float, near: Mapp
         raise QuarantineError(
             f"{sum(bad.values())} of {rows} rows are bad ({listed}); allowed is a share of {allowed}."
             + (f" In conf/data, {meant}" if meant else ""),
-            "See the run's ingest/quarantine for file and line; correct the log or conf/data, or raise data.bad_rows_allowed.",
+            "The run's ingest/quarantine has file and line. Correct log or conf/data, or raise data.bad_rows_allowed.",
         )
 
 
@@ -132,9 +132,7 @@ def _keyed(taken: pl.DataFrame, context: SplitContext) -> pl.DataFrame:
             "stable": pl.Series(context.keys.stable.derive_many(ids), dtype=pl.Binary),
         }
     ).join(
-        pl.DataFrame(pl.from_arrow(context.standings.cast(_LOOSE))).select(
-            pl.col("user_key").alias("stable"), "granted"
-        ),
+        pl.DataFrame(context.standings.cast(_LOOSE)).select(pl.col("user_key").alias("stable"), "granted"),
         on="stable",
         how="left",
     )

@@ -81,16 +81,18 @@ class Chain:
         if moment.limit < 1:
             raise PolicyError(f"Policy '{self.name}': asked for {moment.limit} items.", "Ask for at least one.")
         slate = resolve(candidates, moment.granted)
-        effects = [Effect(Consent.name, NOT_GRANTED, len(candidates.item) - len(slate))]
+        effects = []
+        if len(slate) < len(candidates.item):
+            effects.append(Effect(Consent.name, NOT_GRANTED, len(candidates.item) - len(slate)))
         for rule in self.rules:
             verdict = rule(slate, moment)
             _check(rule, verdict, len(slate))
-            effects += [Effect(rule.name, reason, count) for reason, count in verdict.removed.items()]
+            effects += [Effect(rule.name, reason, count) for reason, count in verdict.removed.items() if count]
             slate = slate.take(verdict.kept)
-        effects.append(Effect(LIMIT, BEYOND_LIMIT, max(0, len(slate) - moment.limit)))
-        return Outcome(
-            slate.take(np.arange(min(len(slate), moment.limit))), tuple(effect for effect in effects if effect.count)
-        )
+        if len(slate) > moment.limit:
+            effects.append(Effect(LIMIT, BEYOND_LIMIT, len(slate) - moment.limit))
+            slate = slate.take(np.arange(moment.limit))
+        return Outcome(slate, tuple(effects))
 
 
 def _check(rule: Rule, verdict: Verdict, count: int) -> None:

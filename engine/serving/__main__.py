@@ -33,8 +33,9 @@ def main(arguments: Sequence[str]) -> int:
             print(OmegaConf.to_yaml(compose_config([*arguments[:place], *arguments[place + 2 :]])))  # noqa: T201
             return 0
         settings = load(arguments)
+        server = Server(settings)
         log_to_stderr(settings.log)
-        Server(settings).run()
+        server.run()
     except BodegaError as error:
         print(f"{error.reason}: {error}", file=sys.stderr)  # noqa: T201
         return error.exit_code

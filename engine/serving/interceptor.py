@@ -32,7 +32,7 @@ class Doorman(grpc.ServerInterceptor):  # type: ignore[type-arg]
         self._stopping = False
 
     def refuse(self) -> None:
-        """Refuse every call that comes from now on; those that came before go on, also where they still wait their turn."""
+        """Refuse every call that comes from now on; those that came before go on, waiting ones too."""
         self._stopping = True
 
     def intercept_service(

@@ -128,7 +128,9 @@ class Recommender:
             return _Made(outcome.slate, outcome.effects, NON_PROFILED, stand.reason or "unknown_user", "")
         bases = record.candidates.basis
         within = allowed(bases, stand.granted)
-        narrowed = not within[:, 0].all()
+        # Sensitive items ask for a grant of their own; without it they are withheld, and the profile is as whole as before.
+        best = bases[:, 0] & np.uint64(self._replica.vocabulary.groups)
+        narrowed = not allowed(best, stand.granted).all()
         used = bases[within & (bases != NOBODY)]
         if not len(used):
             # Nothing personal is left, so nothing may differ from what a stranger gets.
@@ -145,7 +147,7 @@ class Recommender:
             slate, effects = _joined(slate, outcome.slate), effects + outcome.effects
         if not narrowed:
             return _Made(slate, effects, PROFILED, "", served.profiles[0].name if served.profiles else "")
-        by_dial = allowed(bases[:, 0], stand.allowed).all()
+        by_dial = allowed(best, stand.allowed).all()
         reason = "level_purchases" if by_dial else "grants_missing"
         return _Made(slate, effects, LIMITED, reason, self._profile(served, used))
 

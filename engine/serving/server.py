@@ -91,10 +91,6 @@ class Server:
     def stop(self) -> None:
         """Refuse what comes, finish what is under way within `drain_seconds`, and let go of everything."""
         self._health.enter_graceful_shutdown()
-        self._doorman.refuse()
-        # gRPC cuts calls that arrive while it shuts down with CANCELLED, which no client tries again: let those that are on
-        # their way be refused as UNAVAILABLE first.
-        time.sleep(_SETTLE_SECONDS)
         self._grpc.stop(self.settings.drain_seconds).wait()
         self.replica.close()
         _log.info("stopped")
@@ -113,6 +109,11 @@ class Server:
         self.start()
         told.wait()
         _log.info("draining", seconds=self.settings.drain_seconds)
+        # gRPC ends calls that arrive while it shuts down with CANCELLED, which no client tries again: for a moment,
+        # those on their way are refused as UNAVAILABLE instead.
+        self._health.enter_graceful_shutdown()
+        self._doorman.refuse()
+        time.sleep(_SETTLE_SECONDS)
         self.stop()
 
     def _add_services(self) -> None:

@@ -90,6 +90,22 @@ class ItemTower(nn.Module):
         return ids * known + content
 
 
+class Dropout(nn.Module):
+    """Dropout by one random byte a value, to the nearest 1/256: torch's own takes as long as the products around it."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.least = round(256 * share)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """The values, in training some of them 0 and the others scaled up."""
+        if not self.training or not self.least:
+            return values
+        draws = torch.randint(-(2**63), 2**63 - 1, (-(-values.numel() // 8),), device=values.device)
+        kept = draws.view(torch.uint8)[: values.numel()].view(values.shape) >= self.least
+        return values * kept * (256 / (256 - self.least))
+
+
 class DecayedPooling(nn.Module):
     """The person: learned decays over time, a mix of them, and a small MLP on top."""
 
@@ -101,7 +117,7 @@ class DecayedPooling(nn.Module):
         self.enter = nn.Linear(decays * width, 2 * width)
         self.leave = nn.Linear(2 * width, width)
         self.norm = nn.LayerNorm(width)
-        self.dropout = nn.Dropout(settings.dropout)
+        self.dropout = Dropout(settings.dropout)
         self.scale = math.sqrt(width)
         self.gap = settings.gap_minutes / 1440
 
@@ -114,16 +130,18 @@ class DecayedPooling(nn.Module):
         Returns:
             (T, K, D) for the targets that have any history, and (B, L) which those are.
         """
-        age = (days[:, :, None] - days[:, None]).to(torch.float32)  # (B, L, L): of each event, seen from each event
-        usable = (age > self.gap) & (weight > 0)[:, None]
-        asked = target & usable.any(2)
+        batch, at = target.nonzero(as_tuple=True)
+        age = (days[batch, at][:, None] - days[batch]).to(torch.float32)  # (T, L)
+        usable = (age > self.gap) & (weight[batch] > 0)
+        some = usable.any(1)
+        batch, at, age, usable = batch[some], at[some], age[some], usable[some]
         # A softmax of log weights is the decayed mean, and cannot underflow however old the events are.
-        share = torch.log(weight.clamp_min(1e-12))[:, None, None] - self.log_rates.exp()[:, None, None] * age[:, None]
-        # A place that is not asked for keeps its finite shares: a softmax of nothing would give NaN, and NaN gradients.
-        hidden = ~usable & asked[:, :, None]
-        share = share.masked_fill(hidden[:, None], -torch.inf).softmax(3)  # (B, K, L, L)
-        pools = (share.flatten(1, 2) @ self.dropout(vectors)).unflatten(1, share.shape[1:3])
-        return pools.movedim(1, 2)[asked], asked
+        share = weight.clamp_min(1e-12).log()[batch][:, None] - self.log_rates.exp()[:, None] * age[:, None]
+        share = share.masked_fill(~usable[:, None], -torch.inf).softmax(2)  # (T, K, L)
+        # Back to windows: one product a window, where a copy of its L vectors for each target would be L times the memory.
+        rows = vectors.new_zeros(*target.shape, *share.shape[1:]).index_put((batch, at), share)
+        pools = (rows.flatten(1, 2) @ self.dropout(vectors)).unflatten(1, rows.shape[1:3])
+        return pools[batch, at], torch.zeros_like(target).index_put((batch, at), torch.ones_like(some[some]))
 
     def forward(self, pools: Tensor) -> Tensor:
         """(T, K, D) decayed means -> (T, D) vectors."""

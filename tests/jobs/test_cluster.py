@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -188,10 +189,18 @@ def test_nothing_at_the_address_is_an_error_with_a_remedy() -> None:
     assert done.stderr.startswith("error: Ray cannot be joined at '127.0.0.1:1'") and "remedy: " in done.stderr
 
 
-def test_a_local_ray_ends_with_its_block_and_works_from_any_directory(tmp_path: Path) -> None:
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """Ray's socket paths have no room for pytest's own folders."""
+    with tempfile.TemporaryDirectory(prefix="bt-", dir="/tmp") as folder:
+        yield Path(folder)
+
+
+def test_a_local_ray_ends_with_its_block_and_works_from_any_directory(tmp_path: Path, short_folder: Path) -> None:
     script = """
-        import signal, os, tempfile
+        import os, signal, sys
         from pathlib import Path
+        import psutil
         from jobs.cluster import ClusterSettings, connected
         def remember(number, frame): ...
         signal.signal(signal.SIGTERM, remember)
@@ -200,19 +209,19 @@ def test_a_local_ray_ends_with_its_block_and_works_from_any_directory(tmp_path: 
             return os.getcwd()
         with connected(ClusterSettings(cpus=1, object_store_mb=80)) as cluster:
             print(cluster.each(rooms, [1], label="rooms"))
-        import psutil  # type: ignore[import-untyped]
-        print([p.name() for p in psutil.Process().children(recursive=True) if p.status() != psutil.STATUS_ZOMBIE])
-        print(signal.getsignal(signal.SIGTERM) is remember, list(Path(tempfile.gettempdir()).glob("bodega-ray-*")))
+            print([oct(folder.stat().st_mode & 0o777) for folder in Path(sys.argv[1]).iterdir()])
+        print([child for child in psutil.Process().children(recursive=True) if child.status() != psutil.STATUS_ZOMBIE])
+        print(signal.getsignal(signal.SIGTERM) is remember)
     """
-    (tmp_path / "tmp").mkdir()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)],
+        [sys.executable, "-c", textwrap.dedent(script), str(short_folder)],
         cwd=tmp_path, capture_output=True, text=True, timeout=120,
-        env=environment | {"TMPDIR": str(tmp_path / "tmp"), "HOME": str(tmp_path)},
+        env=environment | {"TMPDIR": str(short_folder), "HOME": str(tmp_path)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == [repr([str(tmp_path)]), "[]", "True []"]
+    told = done.stdout.splitlines()
+    assert told == [repr([str(tmp_path)]), "['0o700', '0o700']", "[]", "True"], "folders of Ray and token: ours alone"
     assert "rooms: 1/1" in done.stderr and done.stderr.count("\n") == 1, "quiet but for the progress"
-    assert list((tmp_path / "tmp").iterdir()) == [], "no token is left either"
+    assert list(short_folder.iterdir()) == [], "nothing is left"
     assert not (tmp_path / ".ray").exists()

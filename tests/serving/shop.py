@@ -10,7 +10,9 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from bodega.client import Client, grant
 from engine.consent import Vocabulary
 from engine.identity import UserKeys
 from engine.serving.server import Server
-from engine.serving.settings import load
+from engine.serving.settings import ServeSettings, load
 from engine.snapshot import Manifest
 from tests.snapshot_builder import User, candidate, publish_snapshot
 
@@ -105,10 +107,20 @@ class Shop:
         } | changes
         return publish_snapshot(self.out / "snapshots", **arguments)
 
+    def settings(self, *overrides: str) -> ServeSettings:
+        """The settings of a server on this folder; composing them takes longer than most tests, so it is done once."""
+        return replace(
+            composed(overrides),
+            out=str(self.out),
+            snapshots=f"{self.out}/snapshots",
+            ledger=f"sqlite:///{self.out}/consent.db",
+            keys=f"{self.out}/keys",
+        )
+
     @contextmanager
     def served(self, *overrides: str) -> Iterator[tuple[Server, Client]]:
         """A server in this process, and a client of it."""
-        server = Server(load([f"out={self.out}", "port=0", "watch_seconds=0.05", "drain_seconds=2", *overrides]))
+        server = Server(self.settings("port=0", "watch_seconds=0.05", "drain_seconds=2", *overrides))
         server.start()
         try:
             with Client(f"127.0.0.1:{server.port}", timeout=20) as client:
@@ -172,6 +184,12 @@ class Process:
             if line.startswith("{") and (event := json.loads(line)).get("event") == "listening":
                 return str(event["address"])
         raise AssertionError(f"The server ended before it listened: {''.join(self.lines)}")
+
+
+@cache
+def composed(overrides: Sequence[str]) -> ServeSettings:
+    """Settings for a folder that the caller puts in."""
+    return load(["out=.", *overrides])
 
 
 def allow(client: Client, user: str, *sources: str, purpose: str = "profile") -> str:

@@ -24,7 +24,7 @@ from tests.serving.shop import VOCABULARY, Shop, allow
 @pytest.fixture
 def replica(shop: Shop) -> Iterator[Replica]:
     shop.publish()
-    replica = Replica(load([f"out={shop.out}", "retry_seconds=0.01"]))
+    replica = Replica(shop.settings("retry_seconds=0.01"))
     replica.look()
     yield replica
     replica.close()
@@ -77,7 +77,7 @@ def test_a_flipped_bit_is_refused_and_a_good_one_after_it_is_taken(shop: Shop, r
 
 def test_a_refused_snapshot_is_not_hashed_again_each_second(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     shop.publish(vocabulary=Vocabulary(sources=("web",)).to_json())
-    replica = Replica(load([f"out={shop.out}", "retry_seconds=3600"]))
+    replica = Replica(shop.settings("retry_seconds=3600"))
     opened: list[str] = []
     original = Registry.open
 
@@ -145,7 +145,7 @@ def test_leases_and_swaps_from_many_threads_never_close_what_is_in_use(shop: Sho
 
 
 def test_without_a_snapshot_a_lease_names_the_remedy(shop: Shop) -> None:
-    replica = Replica(load([f"out={shop.out}"]))
+    replica = Replica(shop.settings())
     with pytest.raises(NoSnapshot) as caught, replica.lease():
         pass
     assert "jobs.nightly" in caught.value.remedy

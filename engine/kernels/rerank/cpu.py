@@ -1,7 +1,7 @@
 """Maximal marginal relevance on the CPU: each candidate remembers its worst value so far, so a pick costs one row.
 
-A candidate's value after many picks is the smallest of its values after each of them alone: rounding keeps order, so the
-smallest of the rounded values is the rounded value at the largest likeness, and the picks are the reference's.
+A candidate's value after many picks is the smallest of its values after each of them alone: rounding keeps order, so
+the smallest of the rounded values is the rounded value at the largest likeness, and the picks are the reference's.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ def directions(vectors: F32) -> F64:
         (N, D) directions whose dot products are exact cosines in float64; zero vectors stay zero, like nothing.
     """
     wide = vectors.astype(np.float64)  # holds the square of any float32: no length overflows or vanishes
-    length = np.sqrt(np.einsum("nd,nd->n", wide, wide))
+    length = np.sqrt(np.vecdot(wide, wide))
     length[length == 0] = 1.0
     wide *= (_GRID / length)[:, None]
     np.rint(wide, out=wide)

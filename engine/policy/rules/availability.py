@@ -19,16 +19,14 @@ class Availability:
     def __call__(self, slate: Slate, moment: Moment) -> Verdict:
         """Remove what is out of its time or place."""
         items = moment.items
-        timely = (items.available_from[slate.item] <= moment.now_us) & (
-            moment.now_us < items.available_until[slate.item]
-        )
-        here = timely.copy()
-        limited = np.flatnonzero(timely & items.has_regions[slate.item])
+        shown = items.available_from.take(slate.item) <= moment.now_us
+        shown &= items.available_until.take(slate.item) > moment.now_us
+        in_time = int(np.count_nonzero(shown))
+        limited = np.flatnonzero(shown & items.has_regions.take(slate.item))
         if len(limited):
             region = moment.region.upper()
-            here[limited] = [covers(items.regions(code), region) for code in slate.item[limited].tolist()]
-        kept = np.flatnonzero(here)
-        in_time = int(np.count_nonzero(timely))
+            shown[limited] = [covers(items.regions(code), region) for code in slate.item[limited].tolist()]
+        kept = np.flatnonzero(shown)
         return Verdict(kept, {"unavailable": len(slate) - in_time, "not_in_region": in_time - len(kept)})
 
 

@@ -33,7 +33,7 @@ class Exclusions:
         left = np.ones(len(slate), np.bool_)
         removed: dict[str, int] = {}
         if moment.exclude:
-            codes = np.fromiter(moment.exclude, np.int64, len(moment.exclude))
+            codes = np.fromiter(moment.exclude, np.int32, len(moment.exclude))
             removed["excluded"] = _remove(left, _among(slate.item, codes))
         if moment.only_categories:
             wanted = _in_categories(slate.item, moment.items, moment.categories, moment.only_categories)
@@ -45,9 +45,9 @@ class Exclusions:
 
 
 def _remove(left: NDArray[np.bool_], unwanted: NDArray[np.bool_]) -> int:
-    before = int(np.count_nonzero(left))
-    left &= ~unwanted
-    return before - int(np.count_nonzero(left))
+    gone = left & unwanted
+    left ^= gone
+    return int(np.count_nonzero(gone))
 
 
 def _known(seen: Seen, granted: int) -> NDArray[np.int32]:
