@@ -1,25 +1,25 @@
 """One tree of errors. Each names the thing and the remedy; serving maps it to a gRPC status, jobs to an exit code.
 
-    BodegaError                     exit   reason
-    ├── SettingsError                 2    INVALID_SETTINGS
-    ├── DataError                     3    BAD_DATA
-    │   ├── ContractError             3    CONTRACT_BROKEN
-    │   └── QuarantineError           3    TOO_MANY_BAD_ROWS
-    ├── ConsentError                  4    BAD_CONSENT
-    │   └── LedgerUnavailable         4    LEDGER_UNAVAILABLE
-    ├── TrainingError                 5    TRAINING_DIVERGED
-    ├── GateBlocked                   6    GATE_BLOCKED
-    ├── SnapshotError                 7    BAD_SNAPSHOT
-    │   ├── NoSnapshot                7    NO_SNAPSHOT
-    │   ├── SnapshotTooNew            7    SNAPSHOT_TOO_NEW
-    │   ├── SnapshotCorrupt           7    SNAPSHOT_CORRUPT
-    │   └── PublishConflict           7    PUBLISH_CONFLICT
-    ├── RunLocked                     8    RUN_LOCKED
-    ├── KernelError                   1    BAD_ARRAY
-    ├── PolicyError                   1    BAD_POLICY
-    └── RequestError                  1    INVALID_ARGUMENT
-        ├── UnknownThing              1    NOT_FOUND
-        └── NotBuilt                  1    NOT_BUILT
+BodegaError                     exit   reason
+├── SettingsError                 2    INVALID_SETTINGS
+├── DataError                     3    BAD_DATA
+│   ├── ContractError             3    CONTRACT_BROKEN
+│   └── QuarantineError           3    TOO_MANY_BAD_ROWS
+├── ConsentError                  4    BAD_CONSENT
+│   └── LedgerUnavailable         4    LEDGER_UNAVAILABLE
+├── TrainingError                 5    TRAINING_DIVERGED
+├── GateBlocked                   6    GATE_BLOCKED
+├── SnapshotError                 7    BAD_SNAPSHOT
+│   ├── NoSnapshot                7    NO_SNAPSHOT
+│   ├── SnapshotTooNew            7    SNAPSHOT_TOO_NEW
+│   ├── SnapshotCorrupt           7    SNAPSHOT_CORRUPT
+│   └── PublishConflict           7    PUBLISH_CONFLICT
+├── RunLocked                     8    RUN_LOCKED
+├── KernelError                   1    BAD_ARRAY
+├── PolicyError                   1    BAD_POLICY
+└── RequestError                  1    INVALID_ARGUMENT
+    ├── UnknownThing              1    NOT_FOUND
+    └── NotBuilt                  1    NOT_BUILT
 """
 
 from __future__ import annotations

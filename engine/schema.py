@@ -91,8 +91,11 @@ def alternatives(kind: pa.DataType) -> pa.DataType:
 SNAPSHOT_USERS = pa.schema(
     [
         ("user_key", USER_KEY),  # rotating, ascending
-        *((f"{table}_{edge}", pa.uint32()) for table in ("candidates", "sums", "seen", "mix", "cadence")
-          for edge in ("start", "count")),
+        *(
+            (f"{table}_{edge}", pa.uint32())
+            for table in ("candidates", "sums", "seen", "mix", "cadence")
+            for edge in ("start", "count")
+        ),
     ]
 )
 CANDIDATES = pa.schema(

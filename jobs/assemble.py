@@ -13,7 +13,7 @@ from jobs.embed import load_items
 from jobs.night import Night, moment, table
 from jobs.rank import TABLES
 from jobs.shop import fallback_table, item_table, load_shelves
-from jobs.stage import finished, fingerprint
+from jobs.stage import fingerprint, finished
 
 
 def assemble(this: Night, part: str, folder: Path, metrics: dict[str, float]) -> Manifest:

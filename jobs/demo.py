@@ -1,6 +1,6 @@
 """The whole of it on one machine: simulate a shop, import its consent, run a night, serve it, and ask for four people.
 
-    python -m jobs.demo out=.bodega/demo
+python -m jobs.demo out=.bodega/demo
 """
 
 from __future__ import annotations
@@ -48,7 +48,9 @@ def main(settings: Settings) -> None:
     say(f"consent: {done.people} people, {done.changes} changes imported, {done.skipped} were there already")
     # The night is its own process, as in production: what it leaves on disk is all that the server gets.
     command = [sys.executable, "-m", "jobs.nightly", f"out={out}", f"data.path={out / 'shop'}"]
-    night = subprocess.run([*command, f"cluster.cpus={settings.cluster.cpus}"], stdout=subprocess.PIPE, text=True, check=False)
+    night = subprocess.run(
+        [*command, f"cluster.cpus={settings.cluster.cpus}"], stdout=subprocess.PIPE, text=True, check=False
+    )
     if night.returncode:
         raise BodegaError(f"The night ended with code {night.returncode}.", "Its message stands above.")
     with _server(out) as address, Client(address, timeout=5.0) as client:

@@ -58,7 +58,10 @@ def evaluate(this: Night, cluster: Cluster) -> StageManifest:
         figures["served.tail_share"] = metrics.tail_share(lists, shelves.shop.tail)
         figures["evaluated"] = float(len(lists))
         for ranker in RANKERS:
-            say("  " + " ".join(f"{name} {value:.4f}" for name, value in figures.items() if name.startswith(ranker + ".")))
+            say(
+                "  "
+                + " ".join(f"{name} {value:.4f}" for name, value in figures.items() if name.startswith(ranker + "."))
+            )
         return work.finish({"metrics": figures})
 
 
@@ -112,7 +115,14 @@ def _bucket(
 
 def serve(snapshot: Snapshot, chain: Chain, key: bytes, taken: frozenset[int], now: int) -> NDArray[np.int32]:
     """The list that a server on this snapshot would give, with every grant of the night, without some items."""
-    granted = 2 ** (len(snapshot.vocabulary["purposes"]) * len(snapshot.vocabulary["sources"]) + len(snapshot.vocabulary["sources"])) - 1
+    granted = (
+        2
+        ** (
+            len(snapshot.vocabulary["purposes"]) * len(snapshot.vocabulary["sources"])
+            + len(snapshot.vocabulary["sources"])
+        )
+        - 1
+    )
     record = snapshot.user(key)
 
     def moment(limit: int, without: frozenset[int], seen: Seen | None) -> Moment:
@@ -128,7 +138,11 @@ def serve(snapshot: Snapshot, chain: Chain, key: bytes, taken: frozenset[int], n
         )
 
     seen = record.seen if record is not None else None
-    items = chain.run(record.candidates, moment(LENGTH, taken, seen)).slate.item if record is not None else np.empty(0, np.int32)
+    items = (
+        chain.run(record.candidates, moment(LENGTH, taken, seen)).slate.item
+        if record is not None
+        else np.empty(0, np.int32)
+    )
     if len(items) < LENGTH:
         popular = Slate.of_anyone(*snapshot.fallback(), LANES.index("popular"))
         rest = chain.run(popular, moment(LENGTH - len(items), taken | frozenset(items.tolist()), seen)).slate
@@ -161,10 +175,14 @@ def _wants(
 
 
 def _pairs_in(
-    starts: NDArray[np.int64], items: NDArray[np.int32], in_starts: NDArray[np.int64], in_items: NDArray[np.int32], size: int
+    starts: NDArray[np.int64],
+    items: NDArray[np.int32],
+    in_starts: NDArray[np.int64],
+    in_items: NDArray[np.int32],
+    size: int,
 ) -> NDArray[np.bool_]:
-    code = lambda at, item: np.repeat(np.arange(len(at) - 1), np.diff(at)) * size + item  # noqa: E731
-    return np.isin(code(starts, items), code(in_starts, in_items))
+    wanted = np.repeat(np.arange(len(starts) - 1), np.diff(starts)) * size + items
+    return np.isin(wanted, np.repeat(np.arange(len(in_starts) - 1), np.diff(in_starts)) * size + in_items)
 
 
 def _part(starts: NDArray[np.int64], kept: NDArray[np.bool_]) -> NDArray[np.int64]:
@@ -179,7 +197,8 @@ def _mix(histories: Histories, shelves: Shelves, cut: int) -> NDArray[np.float64
     code = histories.owner[real] * count + category[real]
     mix = np.bincount(code, histories.weight[real], histories.users * count).reshape(histories.users, count)
     total = mix.sum(1, keepdims=True)
-    return np.divide(mix, total, out=np.zeros(mix.shape), where=total > 0)
+    shares: NDArray[np.float64] = np.divide(mix, total, out=np.zeros(mix.shape), where=total > 0)
+    return shares
 
 
 def _means(parts: list[Figures]) -> dict[str, float]:

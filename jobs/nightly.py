@@ -43,7 +43,12 @@ def main(settings: Settings) -> None:
         for ranker in RANKERS
     }
     beyond = {name.removeprefix("served."): round(metrics[name], 5) for name in metrics if name.count(".") == 1}
-    print(json.dumps(figures | {"lists": beyond, "snapshot": done.facts["snapshot"], "seconds": round(time.monotonic() - began, 1)}))
+    print(
+        json.dumps(
+            figures
+            | {"lists": beyond, "snapshot": done.facts["snapshot"], "seconds": round(time.monotonic() - began, 1)}
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -75,4 +75,3 @@ def main(settings: Settings) -> None:
 
 if __name__ == "__main__":
     main()
-

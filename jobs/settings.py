@@ -33,7 +33,9 @@ class StoreSettings:
 
 @dataclass
 class EvaluateSettings:
-    """holdout_days: the end of the log that the first fit does not see. people: at most so many are evaluated. surface: whose policy."""
+    """holdout_days: the end of the log that the first fit does not see. people: at most so many are evaluated.
+    surface: whose policy. baseline_neighbours: an item's, for the item-to-item baseline at its full strength.
+    """
 
     holdout_days: float = 7.0
     people: int = 5000

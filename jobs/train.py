@@ -99,7 +99,13 @@ def _worker(config: dict[str, Any]) -> None:
     )
     try:
         model = fit(
-            histories, bag, TowerSettings(**config["towers"]), TrainSettings(**config["train"]), folder, worker, _tell(folder)
+            histories,
+            bag,
+            TowerSettings(**config["towers"]),
+            TrainSettings(**config["train"]),
+            folder,
+            worker,
+            _tell(folder),
         )
     except TrainingError as error:
         # A fault of the data or the settings would only repeat itself: report it instead of failing into a retry.

@@ -11,7 +11,14 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 # Small enough for a test, with all the stages of a night that matters.
-SMALL = ("train.epochs=2", "towers.width=16", "towers.hashed=2048", "buckets=2", "cluster.cpus=2", "rank.candidates=120")
+SMALL = (
+    "train.epochs=2",
+    "towers.width=16",
+    "towers.hashed=2048",
+    "buckets=2",
+    "cluster.cpus=2",
+    "rank.candidates=120",
+)
 SHOP = ("shop.users=400", "shop.items=160", "shop.days=28", "shop.seed=3")
 
 
@@ -56,7 +63,9 @@ class SmallShop:
         import polars as pl
 
         truth = pl.read_parquet(self.out / "shop" / "truth" / "users.parquet").sort("events", descending=True)
-        return {segment: truth.filter(pl.col("segment") == segment)["user_id"][0] for segment in truth["segment"].unique()}
+        return {
+            segment: truth.filter(pl.col("segment") == segment)["user_id"][0] for segment in truth["segment"].unique()
+        }
 
 
 def open_small_shop(out: Path) -> SmallShop:

@@ -92,7 +92,7 @@ def test_the_import_ladder_holds(path):
         target = rest.split(".")[0] if top == "engine" else top if top == "jobs" else ""
         if room == "bodega":
             assert top not in {"engine", "jobs"}, f"the client imports {module}"
-        if not target or target == room or room == "bodega" or not rest and top == "engine":
+        if not target or target == room or room == "bodega" or (not rest and top == "engine"):
             continue
         assert target != "serving" or room == "serving", f"{path} imports {module}"
         if room in FOUNDATION:
@@ -165,7 +165,12 @@ assert not heavy, heavy
 def test_serving_answers_every_call_without_torch_ray_cupy_or_triton(tmp_path):
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, "-c", EVERY_RPC, str(tmp_path)], capture_output=True, text=True, env=env, timeout=60, check=False
+        [sys.executable, "-c", EVERY_RPC, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        env=env,
+        timeout=60,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     answered = dict(pair.split(":") for pair in done.stdout.splitlines()[-1].split())

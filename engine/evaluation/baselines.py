@@ -17,7 +17,11 @@ def popularity(people: int, shares: NDArray[np.float64], k: int, hidden: tuple[N
 
 
 def personal_frequency(
-    starts: NDArray[np.int64], item: I32, shares: NDArray[np.float64], k: int, hidden: tuple[NDArray[np.int64], I32] | None
+    starts: NDArray[np.int64],
+    item: I32,
+    shares: NDArray[np.float64],
+    k: int,
+    hidden: tuple[NDArray[np.int64], I32] | None,
 ) -> I32:
     """(U, k) what each person wanted most often, ties and gaps by popularity."""
     total = max(float(shares.sum()), 1e-12) * 2

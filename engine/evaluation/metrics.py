@@ -28,7 +28,8 @@ def hits(lists: I32, starts: NDArray[np.int64], wanted: I32) -> NDArray[np.bool_
     asked = np.arange(len(lists))[:, None] * span + lists
     place = np.minimum(np.searchsorted(pairs, asked), max(len(pairs) - 1, 0))
     found = pairs[place] == asked if len(pairs) else np.zeros(lists.shape, bool)
-    return found & (lists != NO_ITEM)
+    result: NDArray[np.bool_] = found & (lists != NO_ITEM)
+    return result
 
 
 def recall(hit: NDArray[np.bool_], wanted: NDArray[np.int64], k: int) -> F64:

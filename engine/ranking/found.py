@@ -36,7 +36,11 @@ class Found:
     @classmethod
     def together(cls, parts: list[Found]) -> Found:
         """All candidates of several."""
-        return cls(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls))) if parts else cls.nothing()
+        return (
+            cls(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls)))
+            if parts
+            else cls.nothing()
+        )
 
     def take(self, rows: NDArray[np.integer] | NDArray[np.bool_]) -> Found:
         """Some of them."""

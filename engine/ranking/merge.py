@@ -35,7 +35,9 @@ def merge(found: dict[str, Found], keep: int, least_each: int) -> Merged:
         least_each: candidates kept for each person, lane and basis, whatever the others score.
     """
     every = Found.together(list(found.values()))
-    lane = np.concatenate([np.full(len(part.owner), LANES.index(name), np.uint8) for name, part in found.items()] or [[]])
+    lane = np.concatenate(
+        [np.full(len(part.owner), LANES.index(name), np.uint8) for name, part in found.items()] or [[]]
+    )
     lane = lane.astype(np.uint8)
     real = every.score > 0
     every, lane = every.take(real), lane[real]
@@ -53,7 +55,9 @@ def merge(found: dict[str, Found], keep: int, least_each: int) -> Merged:
     fewest = _place((pair,), np.bitwise_count(every.basis), np.arange(len(pair))) == 0
     nth = np.arange(len(pair)) - np.searchsorted(pair, pair)
     chosen = (nth < ALTERNATIVES - 1) | fewest
-    third = ~chosen & (nth == ALTERNATIVES - 1) & (np.bincount(pair[chosen], minlength=len(starts))[pair] < ALTERNATIVES)
+    third = (
+        ~chosen & (nth == ALTERNATIVES - 1) & (np.bincount(pair[chosen], minlength=len(starts))[pair] < ALTERNATIVES)
+    )
     chosen |= third
     every, lane, strong, pair = every.take(chosen), lane[chosen], strong[chosen], pair[chosen]
     slot = np.arange(len(pair)) - np.searchsorted(pair, pair)

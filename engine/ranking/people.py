@@ -82,9 +82,11 @@ class People:
         hidden = np.repeat(np.arange(self.histories.users), np.diff(self.seen_starts)) * items + self.seen_item
         pair = owner.astype(np.int64) * items + item
         place = np.searchsorted(hidden, pair)
-        return ~((place < len(hidden)) & (hidden[np.minimum(place, max(len(hidden) - 1, 0))] == pair)) if len(
-            hidden
-        ) else np.ones(len(pair), bool)
+        return (
+            ~((place < len(hidden)) & (hidden[np.minimum(place, max(len(hidden) - 1, 0))] == pair))
+            if len(hidden)
+            else np.ones(len(pair), bool)
+        )
 
 
 def gather(
@@ -116,7 +118,9 @@ def gather(
         place = np.full(histories.users, -1)
         place[rows] = np.arange(len(rows))
         mine = inside & (place[sums.owner] >= 0)
-        pooled = pool(sums.sums[mine], sums.weights[mine], sums.last[mine], place[sums.owner[mine]], len(rows), tower.rates)
+        pooled = pool(
+            sums.sums[mine], sums.weights[mine], sums.last[mine], place[sums.owner[mine]], len(rows), tower.rates
+        )
         age = (moment - histories.ts) / _DAY
         strength = histories.weight * 0.5 ** (age / settings.mass_days)
         allowed = within_groups(mask, histories.group)

@@ -70,7 +70,13 @@ def shard_tables(
             basis=habit.basis,
         ),
     }
-    owners = {"candidates": merged.owner, "sums": sums.owner, "seen": seen_owner, "mix": mixed_owner, "cadence": habit.owner}
+    owners = {
+        "candidates": merged.owner,
+        "sums": sums.owner,
+        "seen": seen_owner,
+        "mix": mixed_owner,
+        "cadence": habit.owner,
+    }
     spans: dict[str, pa.Array] = {"user_key": people.histories.keys}
     for name, owner in owners.items():
         count = np.bincount(owner, minlength=users)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,14 +25,18 @@ class Progress:
     settings: str = ""
     epoch: int = 0
     step: int = 0
-    first_loss: float | None = None
-    last_loss: float | None = None
+    loss: float | None = None
     weights: str = ""
     optimiser: str = ""
 
 
 def resume(folder: Path, model: nn.Module, optimiser: torch.optim.Optimizer, settings: Mapping[str, Any]) -> Progress:
-    """Load the checkpoint of the same settings, if there is a whole one; else start anew."""
+    """Load the checkpoint of the same settings, if there is a whole one; else start anew.
+
+    Args:
+        settings: all that decides the outcome, data included: a model of other data must not pass for this one, least of all of
+            people who have withdrawn since.
+    """
     name = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
     path = folder / _STATE
     if not path.exists():
@@ -55,7 +58,7 @@ def save(folder: Path, model: nn.Module, optimiser: torch.optim.Optimizer, state
     torch.save(optimiser.state_dict(), folder / state.optimiser)
     temporary = folder / f"{_STATE}.new"
     temporary.write_text(json.dumps(asdict(state)))
-    os.replace(temporary, folder / _STATE)
+    temporary.replace(folder / _STATE)
     for name in old:
         if name:
             (folder / name).unlink(missing_ok=True)

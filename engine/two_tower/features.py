@@ -82,9 +82,11 @@ def describe(catalogue: pa.Table, hashed: int) -> Bag:
 
 def _feature(frame: pl.DataFrame, field: int, feature: pl.Expr) -> pl.DataFrame:
     prefixed = pl.format("{}:{}", pl.lit(field), feature)
-    return frame.select(pl.col("item").cast(pl.Int64), pl.lit(field).alias("field"), prefixed.alias("feature")).filter(
-        pl.col("feature").is_not_null()
-    ).unique(maintain_order=True)
+    return (
+        frame.select(pl.col("item").cast(pl.Int64), pl.lit(field).alias("field"), prefixed.alias("feature"))
+        .filter(pl.col("feature").is_not_null())
+        .unique(maintain_order=True)
+    )
 
 
 def _categories(frame: pl.DataFrame) -> pl.DataFrame:

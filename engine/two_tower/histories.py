@@ -15,6 +15,8 @@ from engine.schema import PURCHASE
 
 __all__ = ["Batch", "Histories", "Windows"]
 
+_POOL = 8192  # windows sorted by length together: enough for even batches, few enough for random ones
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Histories:
@@ -115,18 +117,22 @@ class Windows:
         Every worker gets the same number of batches, since gradients are averaged step by step.
         """
         rng = np.random.default_rng(seed)
-        order = rng.permutation(len(self))
-        pool = 8192
-        order = np.concatenate(
-            [part[np.argsort(self.size[part], kind="stable")] for part in np.split(order, range(pool, len(order), pool))]
-        ) if len(order) else order
-        cuts = np.flatnonzero(np.diff(np.cumsum(self.size[order]) // events)) + 1
-        groups = [part for part in np.split(order, cuts) if len(part)]
+        groups = self._groups(events, rng.permutation(len(self)))
         turns = rng.permutation(len(groups))
-        if len(turns) % world:
-            turns = np.concatenate([turns, turns[: world - len(turns) % world]])
-        for turn in turns[rank::world]:
+        for turn in np.resize(turns, -(-len(turns) // world) * world)[
+            rank::world
+        ]:  # the first few again, to come out even
             yield self._cut(groups[turn])
+
+    def steps(self, events: int, world: int) -> int:
+        """Batches that a worker gets in an epoch."""
+        return -(-len(self._groups(events, np.arange(len(self)))) // world)
+
+    def _groups(self, events: int, order: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        pools = np.arange(len(order)) // _POOL
+        order = order[np.lexsort((self.size[order], pools))]
+        cuts = np.flatnonzero(np.diff(np.cumsum(self.size[order]) // events)) + 1
+        return [part for part in np.split(order, cuts) if len(part)]
 
     def _cut(self, windows: NDArray[np.int64]) -> Batch:
         longest = int(self.size[windows].max())

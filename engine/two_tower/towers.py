@@ -76,9 +76,7 @@ class ItemTower(nn.Module):
         if items is None:
             ids, known = self.ids, self.trained
             there = (self.there_rows, self.there_starts, self.there_weights)
-            content = _BagSum.apply(
-                self.content, there, (self.back_rows, self.back_starts, self.back_weights)
-            )  # type: ignore[no-untyped-call]
+            content = _BagSum.apply(self.content, there, (self.back_rows, self.back_starts, self.back_weights))  # type: ignore[no-untyped-call]
         else:
             ids, known = F.embedding(items, self.ids), self.trained[items]
             part = self.bag.take(items.cpu().numpy())

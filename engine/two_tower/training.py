@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,8 +19,8 @@ from engine.two_tower import checkpoint
 from engine.two_tower.features import Bag
 from engine.two_tower.histories import Batch, Histories, Windows
 from engine.two_tower.loss import FullSoftmax, sampled_softmax
-from engine.two_tower.towers import ItemTower, TowerSettings
 from engine.two_tower.registry import user_tower
+from engine.two_tower.towers import ItemTower, TowerSettings
 
 
 @dataclass(slots=True)
@@ -79,10 +80,12 @@ def fit(
         The model, in evaluation mode, on the worker's device.
 
     Raises:
-        TrainingError: nothing to learn from, or the loss or a gradient is not finite, or the loss grows past its start.
+        TrainingError: nothing to learn from, or a weight of the log, a gradient or the loss is not finite, or the loss ends an
+            epoch far above that of a guess.
     """
     torch.manual_seed(train.seed)
     catalogue = len(bag.starts) - 1
+    _check(histories, catalogue, train)
     wants = np.bincount(histories.item, histories.weight >= train.wanted, minlength=catalogue)
     model = TwoTower(catalogue, bag, wants > 0, tower).to(worker.device)
     windows = Windows(histories, train.window, train.wanted, train.fresh_only)
@@ -99,15 +102,23 @@ def fit(
         [
             {"params": table, "weight_decay": train.decay, "factor": 1.0},
             {"params": slow, "weight_decay": train.decay, "factor": 1.0},
-            {"params": fast, "weight_decay": 0.0, "factor": 10.0},  # three numbers that everything hangs on
+            {"params": fast, "weight_decay": 0.0, "factor": 10.0},  # a few numbers that everything hangs on
         ],
         lr=train.rate,
         betas=(0.9, 0.98),
         fused=True,
     )
-    steps = sum(1 for _ in windows.batches(train.events, 0, worker.rank, worker.world)) * train.epochs
-    state = checkpoint.resume(folder, model, optimiser, {"tower": asdict(tower), "train": asdict(train)})
+    steps = windows.steps(train.events, worker.world) * train.epochs
+    decides = {
+        "tower": asdict(tower),
+        "train": asdict(train),
+        "world": worker.world,
+        "data": _fingerprint(histories.starts, histories.item, histories.ts, histories.weight)
+        + _fingerprint(bag.starts, bag.rows, bag.weights),
+    }
+    state = checkpoint.resume(folder, model, optimiser, decides)
     negatives = _Negatives(wants, train, worker.device) if catalogue > train.full_up_to else None
+    worst = 1.5 * math.log(catalogue) + 1
     for epoch in range(state.epoch, train.epochs):
         began, losses = time.monotonic(), []
         # An epoch's randomness depends on its number alone, so that a resumed run repeats an undisturbed one.
@@ -119,17 +130,16 @@ def fit(
                 group["lr"] = train.rate * group["factor"] * warm * max(0.01, 1 - state.step / steps)
             losses.append(_step(model, batch, optimiser, train, negatives, worker))
             state.step += 1
-        loss = float(torch.stack(losses).mean())
-        if not math.isfinite(loss) or (state.first_loss is not None and loss > 1.5 * state.first_loss):
+        state.epoch, state.loss = epoch + 1, _mean_loss(losses, worker)
+        if not state.loss <= worst:
             raise TrainingError(
-                f"Epoch {epoch + 1}: the loss is {loss:.3f} (first epoch {state.first_loss}): training diverged.",
+                f"Epoch {epoch + 1}: the loss is {state.loss:.3f}, and {math.log(catalogue):.3f} would be the loss of a guess:"
+                " training diverged.",
                 "Lower towers.train.rate; nothing was published.",
             )
-        state.first_loss = loss if state.first_loss is None else state.first_loss
-        state.epoch, state.last_loss = epoch + 1, loss
         if worker.rank == 0:
             checkpoint.save(folder, model, optimiser, state)
-            tell(f"epoch {epoch + 1}/{train.epochs}: loss {loss:.3f}, {time.monotonic() - began:.1f} s")
+            tell(f"epoch {epoch + 1}/{train.epochs}: loss {state.loss:.3f}, {time.monotonic() - began:.1f} s")
     return model.eval()
 
 
@@ -174,6 +184,39 @@ def _step(
         )
     optimiser.step()
     return loss.detach()
+
+
+def _check(histories: Histories, catalogue: int, train: TrainSettings) -> None:
+    strange = ~np.isfinite(histories.weight) | (histories.weight < 0)
+    if strange.any():
+        raise TrainingError(
+            f"{int(strange.sum())} events have a weight that is negative, infinite or not a number.",
+            "Look at conf/data event weights and at the log's `value` column.",
+        )
+    if train.window < 2 or train.events < train.window:
+        raise TrainingError(
+            f"A window of {train.window} events does not fit batches of {train.events}.",
+            "Set train.window to 2 or more, and train.events to at least as many.",
+        )
+    if len(histories.item) and histories.item.max() >= catalogue:
+        raise TrainingError(
+            f"The log names item row {histories.item.max()} of a catalogue of {catalogue}.", "Run ingest again."
+        )
+
+
+def _fingerprint(*arrays: np.ndarray) -> str:
+    """Not against an adversary: only to tell one night's data from another's."""
+    return "".join(f"{len(array):x}.{zlib.crc32(np.ascontiguousarray(array)):08x}" for array in arrays)
+
+
+def _mean_loss(losses: list[Tensor], worker: Worker) -> float:
+    """Over all workers, so that all go on or all stop."""
+    loss = torch.stack(losses).mean()
+    if worker.world > 1:
+        from torch import distributed
+
+        distributed.all_reduce(loss)
+    return float(loss) / worker.world
 
 
 def _average(model: nn.Module, world: int) -> None:

@@ -21,7 +21,7 @@ from engine.activity.rows import UNDO
 from engine.errors import ContractError
 from engine.identity import fault_in_id
 from engine.schema import EVENTS, PURCHASE
-from tests.activity.logs import LOG, NOW, START, Shop, micros, row, write
+from tests.activity.logs import LOG, START, Shop, micros, row
 
 ACCENT = "e\u0301"  # e and a combining accent: not composed
 RULES = {
@@ -310,9 +310,3 @@ def test_every_character_alone_is_refused_or_taken_alike(shop: Shop) -> None:
     people = [chr(code) for code in range(1, 0x30000) if not 0xD800 <= code < 0xE000]
     taken = set(shop.read([row(user_id=name) for name in people]).taken["user_id"])
     assert taken == {name for name in people if unicodedata.is_normalized("NFC", name)}
-
-
-def test_the_file_as_written_is_what_is_counted(shop: Shop) -> None:
-    path = write(shop.folder / "log" / "a.parquet", [row(), row(item="elsewhere")])
-    assert NOW > micros(59)
-    assert shop.read_file(path).total == pq.read_metadata(path).num_rows

@@ -11,9 +11,7 @@ def case(users, items, width, seed=0, most_seen=7):
     rng = np.random.default_rng(seed)
     lengths = rng.integers(0, min(most_seen, items) + 1, users)
     starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    seen = np.concatenate(
-        [rng.choice(items, n, replace=False) for n in lengths] or [np.empty(0)]
-    ).astype(np.int32)
+    seen = np.concatenate([rng.choice(items, n, replace=False) for n in lengths] or [np.empty(0)]).astype(np.int32)
     draw = lambda n: rng.standard_normal((n, width)).astype(np.float32)  # noqa: E731
     return draw(users), draw(items), starts, seen
 
@@ -89,7 +87,12 @@ def test_an_empty_catalogue_gives_padding():
     ],
 )
 def test_a_bad_array_is_named_at_the_door(change, words):
-    good = dict(users=np.ones((2, 3), np.float32), items=np.ones((4, 3), np.float32), k=1,
-                starts=np.array([0, 0, 0]), seen=np.empty(0, np.int32))
+    good = dict(
+        users=np.ones((2, 3), np.float32),
+        items=np.ones((4, 3), np.float32),
+        k=1,
+        starts=np.array([0, 0, 0]),
+        seen=np.empty(0, np.int32),
+    )
     with pytest.raises(KernelError, match=words):
         top_k(**{**good, **change})

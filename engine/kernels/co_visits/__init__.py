@@ -1,7 +1,7 @@
 """Which items are wanted by the same people: counts, and each item's nearest by cosine.
 
-    codes, people = co_visits(starts, item, count)            # additive over shards: see `add`
-    near, likeness = neighbours(codes, people, count, keep=50)
+codes, people = co_visits(starts, item, count)            # additive over shards: see `add`
+near, likeness = neighbours(codes, people, count, keep=50)
 """
 
 from __future__ import annotations

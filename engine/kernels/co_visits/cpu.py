@@ -8,7 +8,9 @@ from numpy.typing import NDArray
 PAIRS_AT_ONCE = 20_000_000
 
 
-def co_visits(starts: NDArray[np.int64], item: NDArray[np.int32], count: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def co_visits(
+    starts: NDArray[np.int64], item: NDArray[np.int32], count: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Sorted codes `i * count + j` of the pairs that occur, and how many people wanted both.
 
     Within a person the items must be distinct.
@@ -31,7 +33,8 @@ def add(
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """The sum of two sparse counts, sorted by code."""
     every, place = np.unique(np.concatenate([codes, more]), return_inverse=True)
-    return every, np.bincount(place, np.concatenate([people, seen]), len(every))
+    total: NDArray[np.float64] = np.bincount(place, np.concatenate([people, seen]), len(every)).astype(np.float64)
+    return every, total
 
 
 def _pairs(starts: NDArray[np.int64], item: NDArray[np.int32], count: int) -> NDArray[np.int64]:
@@ -40,4 +43,5 @@ def _pairs(starts: NDArray[np.int64], item: NDArray[np.int32], count: int) -> ND
     lengths = np.repeat(sizes, sizes)
     offset = np.arange(len(left)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     right = np.repeat(np.repeat(starts[:-1], sizes), lengths) + offset
-    return item[left].astype(np.int64) * count + item[right]
+    codes: NDArray[np.int64] = item[left].astype(np.int64) * count + item[right]
+    return codes

@@ -83,7 +83,8 @@ def pool(
 
 def within_groups(granted: int, groups: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """(G,) which groups of events a set of grants allows: the whole of the consent algebra."""
-    return (np.uint64(granted) >> groups.astype(np.uint64)) & np.uint64(1) == 1
+    inside: NDArray[np.bool_] = (np.uint64(granted) >> groups.astype(np.uint64)) & np.uint64(1) == 1
+    return inside
 
 
 def encode(sums: F32, weights: F32, tower: UserTower) -> F32:

@@ -1,6 +1,6 @@
 """Exact top-K of dot products: one front door, dispatched by device.
 
-    ids, scores = top_k(users, items, 100, starts, seen)
+ids, scores = top_k(users, items, 100, starts, seen)
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.kernels.top_k import reference
+from engine.schema import NO_ITEM
 
 USERS_AT_ONCE = 256
 ITEMS_AT_ONCE = 32_768  # 256 x 32,768 float32 scores are 32 MiB, whatever the catalogue
@@ -22,7 +23,7 @@ def top_k(
     users: reference.F32, items: reference.F32, k: int, starts: NDArray[np.int64], seen: reference.I32
 ) -> tuple[reference.I32, reference.F32]:
     """Same answer as the reference, bit for bit. Shapes as at the front door."""
-    out_ids = np.full((len(users), k), reference.NO_ITEM, np.int32)
+    out_ids = np.full((len(users), k), NO_ITEM, np.int32)
     out_scores = np.full((len(users), k), -np.inf, np.float32)
     longest = float(np.sqrt((items.astype(np.float64) ** 2).sum(1).max(initial=0.0)))
     for first in range(0, len(users), USERS_AT_ONCE):
@@ -42,7 +43,10 @@ def top_k(
             out_ids[mine[0]], out_scores[mine[0]] = (
                 part[0]
                 for part in reference.top_k(
-                    block[row : row + 1], items, k, np.array([0, starts[mine[1]] - starts[mine[0]]]),
+                    block[row : row + 1],
+                    items,
+                    k,
+                    np.array([0, starts[mine[1]] - starts[mine[0]]]),
                     seen[starts[mine[0]] : starts[mine[1]]],
                 )
             )
@@ -52,18 +56,23 @@ def top_k(
 def margin(norms: NDArray[np.float64], longest: float, width: int) -> NDArray[np.float64]:
     """(U,) twice the largest error of a float32 score, given the users' norms and the longest item's."""
     underflow = (width + 2) * 2.0**-126  # products below the normal range lose absolute, not relative, precision
-    return 2.0 * ((width + 2) * 2.0**-23 * norms * longest + underflow)
+    largest = norms * longest
+    # Past this a float32 sum may overflow on its way, and its score says nothing.
+    largest = np.where(largest < np.finfo(np.float32).max / 2, largest, np.inf)
+    return 2.0 * ((width + 2) * 2.0**-23 * largest + underflow)
 
 
 def is_complete(rough: reference.F32, k: int, slack: NDArray[np.float64], count: int) -> NDArray[np.bool_]:
     """(U,) whether a shortlist of rough scores, best first, provably holds the true top K of `count` items."""
     if rough.shape[1] >= count:
-        return np.isfinite(rough).any(1) | np.isneginf(rough).all(1)
+        return np.isfinite(slack)  # it holds them all
     last = rough[:, -1].astype(np.float64)
     with np.errstate(invalid="ignore"):
         settled = last < rough[:, k - 1].astype(np.float64) - slack
+    bounded = np.isfinite(slack) & ~(np.isposinf(rough) | np.isnan(rough)).any(1)
     # A list that ran out of unseen items ends in -inf and holds all there is.
-    return (settled | np.isneginf(last)) & ~(np.isposinf(rough) | np.isnan(rough)).any(1)
+    result: NDArray[np.bool_] = (settled | np.isneginf(last)) & bounded
+    return result
 
 
 def _shortlist(

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.kernels.top_k import cpu, reference
+from engine.schema import NO_ITEM
 
 USERS_AT_ONCE = 4_096
 ITEMS_AT_ONCE = 131_072
@@ -26,7 +27,7 @@ def top_k(
     """Same answer as the reference, bit for bit; `device` may be "cpu", which runs the same text without a GPU."""
     import torch
 
-    out_ids = np.full((len(users), k), reference.NO_ITEM, np.int32)
+    out_ids = np.full((len(users), k), NO_ITEM, np.int32)
     out_scores = np.full((len(users), k), -np.inf, np.float32)
     if not len(items):
         return out_ids, out_scores
