@@ -114,10 +114,9 @@ def check_share(counts: Mapping[str, int], rows: int, allowed: float, near: Mapp
     bad = {reason: count for reason, count in counts.items() if not reason.startswith("-")}
     if sum(bad.values()) > allowed * rows:
         listed = ", ".join(f"{reason} {count}" for reason, count in sorted(bad.items(), key=lambda pair: -pair[1]))
-        meant = "; ".join(f"did you mean '{known}' by '{name}'?" for name, known in sorted(near.items()))
+        meant = "".join(f" Did you mean '{known}' by '{name}'?" for name, known in sorted(near.items()))
         raise QuarantineError(
-            f"{sum(bad.values())} of {rows} rows are bad ({listed}); allowed is a share of {allowed}."
-            + (f" In conf/data, {meant}" if meant else ""),
+            f"{sum(bad.values())} of {rows} rows are bad ({listed}); allowed is a share of {allowed}.{meant}",
             "The run's ingest/quarantine has file and line. Correct log or conf/data, or raise data.bad_rows_allowed.",
         )
 

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import os
 
-# Requests are many and their products small: threads of BLAS would only fight over the cores (measured: a list takes 12 times
-# as long). It reads this once, when NumPy is loaded.
+# Requests are many and their products small: threads of BLAS would only fight over the cores (measured: a list takes 12
+# times as long). It reads this once, when NumPy is loaded.
 for _library in ("OPENBLAS", "MKL", "OMP"):
     os.environ.setdefault(f"{_library}_NUM_THREADS", "1")
 

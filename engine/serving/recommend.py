@@ -128,7 +128,7 @@ class Recommender:
             return _Made(outcome.slate, outcome.effects, NON_PROFILED, stand.reason or "unknown_user", "")
         bases = record.candidates.basis
         within = allowed(bases, stand.granted)
-        # Sensitive items ask for a grant of their own; without it they are withheld, and the profile is as whole as before.
+        # Sensitive items ask for a grant of their own; without it they are withheld, and the profile is as whole as ever.
         best = bases[:, 0] & np.uint64(self._replica.vocabulary.groups)
         narrowed = not allowed(best, stand.granted).all()
         used = bases[within & (bases != NOBODY)]

@@ -296,7 +296,9 @@ def test_an_order_becomes_a_day_a_step_however_long(shop: Shop) -> None:
 # --- ids --------------------------------------------------------------------------------------------------------------
 
 IDS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
-TRICKY = st.sampled_from(["", "\0", "a\0", ACCENT, "é", "x" * 256, "x" * 257, "ü" * 128, "ü" * 129, "\u1100\u1161", "Å"])
+TRICKY = st.sampled_from(
+    ["", "\0", "a\0", ACCENT, "é", "x" * 256, "x" * 257, "ü" * 128, "ü" * 129, "\u1100\u1161", "Å"]
+)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

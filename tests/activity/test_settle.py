@@ -17,14 +17,16 @@ from engine.activity.settle import WEIGHTS, Settled
 from engine.schema import ACTIVITY, EVENTS, POPULARITY, PURCHASE
 from tests.activity.logs import ALL, KEYS, PROFILE, TRAIN, Row, Shop, as_bytes, micros, row
 
-CANCELLING = {"purchase": EventRule(means="purchase"), "view": EventRule(means="view"), "cancel": EventRule(undoes="purchase")}
+CANCELLING = {
+    "purchase": EventRule(means="purchase"),
+    "view": EventRule(means="view"),
+    "cancel": EventRule(undoes="purchase"),
+}
 
 
 def popularity(settled: Settled, place: int = 0) -> dict[str, tuple[float, int]]:
     """Weight and people by item."""
-    return {
-        "abcd"[each["item"]]: (each["weight"], each["people"]) for each in settled.popularity[place].to_pylist()
-    }
+    return {"abcd"[each["item"]]: (each["weight"], each["people"]) for each in settled.popularity[place].to_pylist()}
 
 
 # --- shape ------------------------------------------------------------------------------------------------------------
@@ -118,7 +120,7 @@ ROWS = st.builds(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=st.lists(ROWS, max_size=25), data=st.data())
 def test_shuffled_repeated_and_split_up_input_gives_the_same_bytes(shop: Shop, rows: list[Row], data: Any) -> None:
     shop.buckets, shop.data.events, shop.data.events_per_user = 2, CANCELLING, 4
@@ -213,7 +215,7 @@ def left_over(rows: list[tuple[str, int]]) -> int:
     return len(stack)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     people=st.lists(
         st.lists(st.tuples(st.sampled_from(["purchase", "cancel"]), st.integers(1, 6)), max_size=12),
