@@ -15,11 +15,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from engine.consent import SENSITIVE, Vocabulary
 from engine.errors import SettingsError
 from engine.evaluation import baselines, metrics
-from engine.policy import Chain, Moment, Slate, load_policies
+from engine.policy import Chain, Moment, Slate, load_policies, make_list
 from engine.schema import LANES, NO_ITEM
-from engine.snapshot import Seen, Snapshot
+from engine.snapshot import Snapshot
 from engine.two_tower.histories import Histories
 from jobs.assemble import assemble
 from jobs.cluster import Cluster
@@ -115,39 +116,21 @@ def _bucket(
 
 def serve(snapshot: Snapshot, chain: Chain, key: bytes, taken: frozenset[int], now: int) -> NDArray[np.int32]:
     """The list that a server on this snapshot would give, with every grant of the night, without some items."""
-    granted = (
-        2
-        ** (
-            len(snapshot.vocabulary["purposes"]) * len(snapshot.vocabulary["sources"])
-            + len(snapshot.vocabulary["sources"])
-        )
-        - 1
-    )
+    popular = Slate.of_anyone(*snapshot.fallback(), LANES.index("popular"))
     record = snapshot.user(key)
-
-    def moment(limit: int, without: frozenset[int], seen: Seen | None) -> Moment:
-        return Moment(
-            items=snapshot.items,
-            categories=snapshot.categories,
-            now_us=now,
-            surface=chain.name,
-            granted=granted,
-            limit=limit,
-            exclude=without,
-            seen=seen,
-        )
-
-    seen = record.seen if record is not None else None
-    items = (
-        chain.run(record.candidates, moment(LENGTH, taken, seen)).slate.item
-        if record is not None
-        else np.empty(0, np.int32)
+    vocabulary = Vocabulary.from_json(snapshot.vocabulary)
+    moment = Moment(
+        items=snapshot.items,
+        categories=snapshot.categories,
+        now_us=now,
+        surface=chain.name,
+        granted=vocabulary.groups | vocabulary.mask(SENSITIVE),
+        limit=LENGTH,
+        exclude=taken,
+        seen=record.seen if record is not None else None,
     )
-    if len(items) < LENGTH:
-        popular = Slate.of_anyone(*snapshot.fallback(), LANES.index("popular"))
-        rest = chain.run(popular, moment(LENGTH - len(items), taken | frozenset(items.tolist()), seen)).slate
-        items = np.concatenate([items, rest.item])
-    return items
+    outcome = chain.run(popular, moment) if record is None else make_list(chain, record.candidates, popular, moment)
+    return outcome.slate.item
 
 
 def _chain(settings: Settings) -> Chain:

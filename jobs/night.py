@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import hashlib
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -88,11 +89,12 @@ def night(settings: Settings) -> Iterator[tuple[Night, Cluster]]:
         "ledger": str(sequence),
         "keys": f"{keys.stable.key_id} {keys.rotating.key_id}",
         "vocabulary": vocabulary.version,
+        "code": _code(),
     }
     made = Night(settings, out, inputs, sequence, began)
     made.folder = out / "runs" / (settings.run or f"night-{fingerprint(inputs, made.config)[:12]}")
     with run_lock(made.folder), connected(settings.cluster) as cluster:
-        say(f"run {made.folder.name}: {len(inputs) - 3} input files, ledger at {sequence}")
+        say(f"run {made.folder.name}: {len(inputs) - 4} input files, ledger at {sequence}")
         yield made, cluster
 
 
@@ -118,6 +120,13 @@ def write_table(path: Path, rows: pa.Table) -> Path:
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, rows.schema) as writer:
         writer.write_table(rows)
     return path
+
+
+def _code() -> str:
+    """Names the code that works: what an older one left is not taken for this one's."""
+    root = Path(__file__).resolve().parents[1]
+    sources = sorted(path for room in ("engine", "jobs") for path in (root / room).rglob("*.py"))
+    return fingerprint({str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in sources})[:16]
 
 
 def _digests(settings: Settings) -> dict[str, str]:

@@ -154,8 +154,8 @@ def _keyed(taken: pl.DataFrame, context: SplitContext) -> pl.DataFrame:
         taken.join(granted, on="user_id", how="left", maintain_order="left")
         .join(source, on="source", how="left", maintain_order="left")
         .with_columns(
-            trainable=known & ((allowed & pl.col("t")) == pl.col("t")),
-            profilable=known & ((allowed & pl.col("p")) == pl.col("p")),
+            trainable=(allowed & pl.col("t")) == pl.col("t"),
+            profilable=(allowed & pl.col("p")) == pl.col("p"),
             bucket=bucket.cast(pl.Int32),
         )
         .select(*SPLIT, "bucket")

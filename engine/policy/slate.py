@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -64,6 +64,10 @@ class Slate:
             self.score.take(positions),
             self.evidence.take(positions),
         )
+
+    def then(self, other: Slate) -> Slate:
+        """This one's candidates, and after them the other's."""
+        return Slate(*(np.concatenate([getattr(self, each.name), getattr(other, each.name)]) for each in fields(self)))
 
     @classmethod
     def of_anyone(cls, items: NDArray[np.int32], scores: NDArray[np.float32], lane: int) -> Slate:

@@ -9,19 +9,19 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.consent.vocabulary import Level
 from engine.errors import NotBuilt
-from engine.policy import Alternatives, Chain, Effect, Moment, Slate, allowed
+from engine.policy import Chain, Effect, Moment, Slate, allowed, make_list
 from engine.schema import LANES, NOBODY
 from engine.serving.footing import Footing, Signals, footing
 from engine.serving.reasons import Reasons, Why, popular_in
 from engine.serving.replica import Replica, Served
-from engine.snapshot import Candidates, Manifest, Seen, Snapshot
+from engine.snapshot import Manifest, Seen, Snapshot
 
 PROFILED, LIMITED, NON_PROFILED = "PROFILED", "LIMITED", "NON_PROFILED"
 POPULAR = LANES.index("popular")
@@ -124,7 +124,7 @@ class Recommender:
         record = snapshot.user(served.keys.rotating.derive(ask.user_id)) if stand.profiled else None
         if record is None:
             moment = _moment(snapshot, chain, ask, NOBODY, None)
-            outcome = chain.run(_fit(popular(snapshot, ask.only_categories), snapshot, ask), moment)
+            outcome = chain.run(_anyone(snapshot, ask), moment)
             return _Made(outcome.slate, outcome.effects, NON_PROFILED, stand.reason or "unknown_user", "")
         bases = record.candidates.basis
         within = allowed(bases, stand.granted)
@@ -137,14 +137,8 @@ class Recommender:
             bare = Footing("grants_missing" if narrowed else "no_candidates", stand.level)
             return self._make(served, chain, ask, bare)
         moment = _moment(snapshot, chain, ask, stand.granted, record.seen)
-        outcome = chain.run(_fit(record.candidates, snapshot, ask), moment)
+        outcome = make_list(chain, record.candidates, _anyone(snapshot, ask), moment)
         slate, effects = outcome.slate, outcome.effects
-        if len(slate) < moment.limit:
-            rest = popular(snapshot, ask.only_categories)
-            # What the rules let through or removed already is not offered, and counted, a second time.
-            rest = rest.take(np.flatnonzero(~np.isin(rest.item, record.candidates.item[within.any(axis=1)])))
-            outcome = chain.run(_fit(rest, snapshot, ask), replace(moment, limit=moment.limit - len(slate)))
-            slate, effects = _joined(slate, outcome.slate), effects + outcome.effects
         if not narrowed:
             return _Made(slate, effects, PROFILED, "", served.profiles[0].name if served.profiles else "")
         by_dial = allowed(best, stand.allowed).all()
@@ -224,25 +218,7 @@ def _moment(snapshot: Snapshot, chain: Chain, ask: Ask, granted: int, seen: Seen
     )
 
 
-def _fit(candidates: Alternatives, snapshot: Snapshot, ask: Ask) -> Alternatives:
-    """For a minor, without sensitive items."""
-    if not ask.minor:
-        return candidates
-    fit = ~snapshot.items.sensitive[candidates.item]
-    return Candidates(
-        candidates.item[fit],
-        candidates.lane[fit],
-        candidates.basis[fit],
-        candidates.score[fit],
-        candidates.evidence[fit],
-    )
-
-
-def _joined(first: Slate, second: Slate) -> Slate:
-    return Slate(
-        item=np.concatenate([first.item, second.item]),
-        lane=np.concatenate([first.lane, second.lane]),
-        basis=np.concatenate([first.basis, second.basis]),
-        score=np.concatenate([first.score, second.score]),
-        evidence=np.concatenate([first.evidence, second.evidence]),
-    )
+def _anyone(snapshot: Snapshot, ask: Ask) -> Slate:
+    """What may be shown to anybody; to a minor, who is never profiled, without sensitive items."""
+    slate = popular(snapshot, ask.only_categories)
+    return slate.take(np.flatnonzero(~snapshot.items.sensitive[slate.item])) if ask.minor else slate

@@ -22,8 +22,9 @@ def settings(**given: Any) -> DataSettings:
 
 @pytest.mark.parametrize("path", sorted(CONF.glob("*.yaml")), ids=lambda path: path.stem)
 def test_each_mapping_of_the_project_can_be_meant(path: Path) -> None:
-    found = OmegaConf.load(path)
-    chosen = OmegaConf.merge(OmegaConf.structured(DataSettings), found.get("data", found), {"path": "logs"})
+    found = OmegaConf.create(path.read_text())
+    own = found.data if "data" in found else found
+    chosen = OmegaConf.merge(OmegaConf.structured(DataSettings), own, {"path": "logs"})
     data = OmegaConf.to_object(chosen)
     assert isinstance(data, DataSettings)
     data.check()

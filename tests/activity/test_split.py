@@ -139,7 +139,7 @@ def test_no_raw_id_is_in_anything_that_is_written(shop: Shop) -> None:
     shop.buckets, shop.granted = 3, dict.fromkeys(people[:30], ALL)
     rows = [row(draw.choice("abcd"), user_id=name, day=draw.random() * 50) for name in people for _ in range(5)]
     rows += [
-        row(user_id=name, **bad) for name in people for bad in ({"item": "gone"}, {"event": name}, {"source": name})
+        row(user_id=name) | bad for name in people for bad in ({"item_id": "gone"}, {"event": name}, {"source": name})
     ]
     rows += [row(user_id=name * 17) for name in people]
     folder, report = shop.split(rows[::2], rows[1::2])

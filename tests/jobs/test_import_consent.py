@@ -75,7 +75,7 @@ def test_encodings_are_no_fault_and_an_empty_file_changes_nothing(chosen: Settin
         ({"user_id": [1]}, "column 'user_id': expected string, found int64"),
         ({"granted": [1]}, "column 'granted': expected boolean, found int64"),
         ({"granted": ["no"]}, "column 'granted': expected boolean, found string"),
-        ({"purpose": None, "Purpose": ["profile"]}, r"column 'purpose'.*no such column .near: 'Purpose'"),
+        ({"Purpose": ["profile"], "purpose": None}, r"column 'purpose'.*no such column .near: 'Purpose'"),
         ({"occurred_at": [1]}, "column 'occurred_at': expected timestamp, found int64"),
     ],
 )

@@ -116,7 +116,7 @@ def test_the_night_s_time_may_be_said(tmp_path: Path) -> None:
 
 
 def test_the_same_night_leaves_the_same_checksums(tmp_path: Path) -> None:
-    found = []
+    found: list[dict[str, str]] = []
     for name, rows in (("one", log()), ("two", log()[::-1] + log())):
         folder = tmp_path / name
         this = night(folder, rows)

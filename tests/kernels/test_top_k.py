@@ -70,6 +70,16 @@ def test_a_person_who_has_seen_everything_gets_padding():
     assert ids[0].tolist() == [-1] * 4 and np.isneginf(scores[0]).all() and (ids[1] >= 0).all()
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize(("users", "items", "width", "k"), [(5, 123, 7, 10), (300, 777, 33, 50), (5000, 140_000, 64, 100)])
+def test_a_cuda_device_gives_the_bits_of_the_cpu(users, items, width, k):
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    u, v, starts, seen = case(users, items, width)
+    same(top_k(u, v, k, starts, seen, device="cuda"), top_k(u, v, k, starts, seen))
+
+
 def test_an_empty_catalogue_gives_padding():
     ids, scores = top_k(np.ones((3, 2), np.float32), np.empty((0, 2), np.float32), 5)
     assert (ids == -1).all() and np.isneginf(scores).all()

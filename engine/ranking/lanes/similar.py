@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from engine.ranking.found import Found
 from engine.ranking.people import People, Shop
@@ -12,12 +13,13 @@ from engine.schema import NO_ITEM
 
 _DAY = 86_400_000_000
 _PEOPLE_AT_ONCE = 512
+_REASONS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class SimilarLane:
-    """latest: how many of a person's latest distinct items are looked at. keep: candidates per person. half_life: days.
-    trust: what a score is multiplied with beside other lanes'.
+    """latest: how many of a person's latest distinct items are looked at, of each group of events. keep: candidates per person.
+    half_life: days. trust: what a score is multiplied with beside other lanes'.
     """
 
     latest: float = 60
@@ -26,7 +28,11 @@ class SimilarLane:
     trust: float = 0.5
 
     def find(self, people: People, shop: Shop) -> Found:
-        """Score by the three strongest reasons; rely on those three alone, so that the basis is minimal."""
+        """Score by the three strongest reasons, and rely on the groups of events behind those three alone.
+
+        What is looked at is chosen group by group, and a score is set beside the groups relied on alone: so no event outside the basis has
+        a part in a candidate, and it stays as it is when the others are withdrawn.
+        """
         return Found.together(
             [
                 self._block(people, shop, first, min(first + _PEOPLE_AT_ONCE, people.histories.users))
@@ -35,45 +41,65 @@ class SimilarLane:
         )
 
     def _block(self, people: People, shop: Shop, first: int, last: int) -> Found:
+        owner, group, item, strength = self._latest(people, first, last)
+        around = np.zeros((last - first, 64))
+        np.add.at(around, (owner - first, group), strength * shop.likeness.sum(1)[item])
+        # An item that several groups speak for is one reason: the strongest of its events.
+        order = np.lexsort((group, -strength, item, owner))
+        order = order[_fresh(owner[order], item[order])]
+        owner, group, item, strength = owner[order], group[order], item[order], strength[order]
+        source, place = np.nonzero(shop.neighbour[item] != NO_ITEM)
+        owner, group, evidence = owner[source], group[source], item[source]
+        found = shop.neighbour[evidence, place]
+        value = (strength[source] * shop.likeness[evidence, place]).astype(np.float32)
+        open_ = people.unseen(owner, found, shop.size) & (value > 0)
+        owner, group, evidence, found, value = (part[open_] for part in (owner, group, evidence, found, value))
+        # One key sorts by person, item and falling value: the bits of positive floats rise with them. Ties: lowest evidence.
+        pair = ((owner - first) * shop.size + found).astype(np.uint64)
+        key = (pair << np.uint64(32)) | (~value.view(np.uint32)).astype(np.uint64)
+        order = np.argsort(key, kind="stable")
+        owner, group, evidence, found, value = (part[order] for part in (owner, group, evidence, found, value))
+        starts = np.flatnonzero(_fresh(owner, found))
+        if not len(starts):
+            return Found.nothing()
+        nth = np.arange(len(owner)) - np.repeat(starts, np.diff(np.append(starts, len(owner))))
+        counts = nth < _REASONS
+        score = np.add.reduceat(np.where(counts, value, 0), starts)
+        basis = np.bitwise_or.reduceat(np.where(counts, np.uint64(1) << group.astype(np.uint64), np.uint64(0)), starts)
+        owner, found, evidence = owner[starts], found[starts], evidence[starts]
+        order = np.lexsort((found, -score, owner))
+        order = order[_nth(owner[order]) < self.keep]
+        owner, found, score, basis, evidence = (part[order] for part in (owner, found, score, basis, evidence))
+        # Likeness is no chance: it is set beside all the likeness around the events relied on, and new wants grow with the
+        # square root of what was wanted, as in the two-tower lane.
+        relied = (basis[:, None] >> np.arange(64, dtype=np.uint64)) & np.uint64(1)
+        total = (around[owner - first] * relied).sum(1)
+        expected = self.trust * shop.fresh_rate * score / np.sqrt(np.maximum(total, 1.0))
+        return Found(owner, found, expected.astype(np.float32), basis, evidence)
+
+    def _latest(
+        self, people: People, first: int, last: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.int32], NDArray[np.float64]]:
+        """Each group's latest distinct items of some people, by the strongest event of each: owner, group, item, strength."""
         past = people.histories
         rows = slice(past.starts[first], past.starts[last])
         owner = np.repeat(np.arange(first, last), np.diff(past.starts[first : last + 1]))
+        item, group = past.item[rows], past.group[rows]
         strength = past.weight[rows] * 0.5 ** ((people.moment - past.ts[rows]) / _DAY / self.half_life)
-        item, bit = past.item[rows], np.uint64(1) << past.group[rows].astype(np.uint64)
-        # The strongest event of each person and item speaks for it, and is the one relied on.
-        order = np.lexsort((-strength, item, owner))
-        owner, item, strength, bit = owner[order], item[order], strength[order], bit[order]
-        fresh = np.ones(len(owner), bool)
-        fresh[1:] = (owner[1:] != owner[:-1]) | (item[1:] != item[:-1])
-        fresh &= strength > 0
-        owner, item, strength, bit = owner[fresh], item[fresh], strength[fresh], bit[fresh]
-        order = np.lexsort((item, -strength, owner))
-        owner, item, strength, bit = owner[order], item[order], strength[order], bit[order]
-        kept = np.arange(len(owner)) - np.searchsorted(owner, owner) < self.latest
-        owner, item, strength, bit = owner[kept], item[kept], strength[kept], bit[kept]
-        near, like = shop.neighbour[item], shop.likeness[item]
-        source, place = np.nonzero(near != NO_ITEM)
-        owner, found, value = owner[source], near[source, place], strength[source] * like[source, place]
-        evidence, bit = item[source], bit[source]
-        open_ = people.unseen(owner, found, shop.size)
-        owner, found, value, evidence, bit = owner[open_], found[open_], value[open_], evidence[open_], bit[open_]
-        order = np.lexsort((evidence, -value, found, owner))
-        owner, found, value, evidence, bit = owner[order], found[order], value[order], evidence[order], bit[order]
-        if not len(owner):
-            return Found.nothing()
-        edge = np.ones(len(owner), bool)
-        edge[1:] = (owner[1:] != owner[:-1]) | (found[1:] != found[:-1])
-        starts = np.flatnonzero(edge)
-        nth = np.arange(len(owner)) - np.repeat(starts, np.diff(np.append(starts, len(owner))))
-        value, bit = np.where(nth < 3, value, 0), np.where(nth < 3, bit, np.uint64(0))
-        score = np.add.reduceat(value, starts)
-        basis = np.bitwise_or.reduceat(bit, starts)
-        owner, found, evidence = owner[starts], found[starts], evidence[starts]
-        order = np.lexsort((found, -score, owner))
-        order = order[np.arange(len(order)) - np.searchsorted(owner[order], owner[order]) < self.keep]
-        owner, found, score, basis, evidence = owner[order], found[order], score[order], basis[order], evidence[order]
-        # Likeness is no chance: spread the new wants of a person of middling mass over the lane's list.
-        total = np.bincount(owner - first, score, last - first)[owner - first]
-        mass = np.sqrt(np.bincount(owner - first, score, last - first))[owner - first]
-        expected = self.trust * shop.fresh_rate * np.minimum(mass, 1.0) * score / np.maximum(total, 1e-12)
-        return Found(owner, found, expected.astype(np.float32), basis, evidence)
+        order = np.lexsort((-strength, item, group, owner))
+        order = order[_fresh(owner[order], group[order], item[order]) & (strength[order] > 0)]
+        order = order[np.lexsort((item[order], -strength[order], group[order], owner[order]))]
+        order = order[_nth(owner[order] * 64 + group[order]) < self.latest]
+        return owner[order], group[order], item[order], strength[order]
+
+
+def _fresh(*columns: NDArray[np.generic]) -> NDArray[np.bool_]:
+    """Which rows of sorted columns differ from the row before."""
+    edge = np.ones(len(columns[0]), bool)
+    edge[1:] = np.any([column[1:] != column[:-1] for column in columns], axis=0)
+    return edge
+
+
+def _nth(sorted_: NDArray[np.integer]) -> NDArray[np.int64]:
+    """Each row's place among its equals."""
+    return np.arange(len(sorted_)) - np.searchsorted(sorted_, sorted_)

@@ -30,6 +30,8 @@ class TwoTowerLane:
 def search(people: People, shop: Shop, among: NDArray[np.bool_], keep: int, trust: float) -> Found:
     """The tower's best among some items, for every profile of every person."""
     rows = np.flatnonzero(among)
+    if not len(rows):
+        return Found.nothing()
     sub = np.full(shop.size, -1, np.int32)
     sub[rows] = np.arange(len(rows))
     parts = []
@@ -40,7 +42,9 @@ def search(people: People, shop: Shop, among: NDArray[np.bool_], keep: int, trus
         owner = np.repeat(np.arange(len(profile.rows)), lengths)[hidden >= 0]
         starts = np.searchsorted(owner, np.arange(len(profile.rows) + 1))
         ids, scores = top_k(profile.vectors, shop.vectors[rows], keep, starts.astype(np.int64), hidden[hidden >= 0])
-        chance = np.exp(scores - log_mass(profile.vectors, shop.vectors)[:, None])
+        # A sample may miss the very items that hold the mass: it is never less than that of the items found.
+        least = np.logaddexp.reduce(scores, axis=1, dtype=np.float64)
+        chance = np.exp(scores - np.maximum(least, log_mass(profile.vectors, shop.vectors))[:, None])
         expected = trust * shop.fresh_rate * np.sqrt(profile.mass)[:, None] * chance
         user, place = np.nonzero(ids != NO_ITEM)
         parts.append(
