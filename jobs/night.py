@@ -126,7 +126,9 @@ def _code() -> str:
     """Names the code that works: what an older one left is not taken for this one's."""
     root = Path(__file__).resolve().parents[1]
     sources = sorted(path for room in ("engine", "jobs") for path in (root / room).rglob("*.py"))
-    return fingerprint({str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in sources})[:16]
+    return fingerprint(
+        {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in sources}
+    )[:16]
 
 
 def _digests(settings: Settings) -> dict[str, str]:

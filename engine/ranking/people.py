@@ -79,14 +79,12 @@ class People:
 
     def unseen(self, owner: NDArray[np.integer], item: NDArray[np.integer], items: int) -> NDArray[np.bool_]:
         """Which (person, item) pairs are not hidden."""
-        hidden = np.repeat(np.arange(self.histories.users), np.diff(self.seen_starts)) * items + self.seen_item
-        pair = owner.astype(np.int64) * items + item
-        place = np.searchsorted(hidden, pair)
-        return (
-            ~((place < len(hidden)) & (hidden[np.minimum(place, max(len(hidden) - 1, 0))] == pair))
-            if len(hidden)
-            else np.ones(len(pair), bool)
-        )
+        if not len(owner):
+            return np.ones(0, bool)
+        first, last = int(owner.min()), int(owner.max()) + 1
+        starts = self.seen_starts[first : last + 1]
+        hidden = np.repeat(np.arange(first, last), np.diff(starts)) * items + self.seen_item[starts[0] : starts[-1]]
+        return np.isin(owner.astype(np.int64) * items + item, hidden, invert=True)
 
 
 def gather(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import itertools
+import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from engine.activity.mapping import DataSettings
+from engine.activity.mapping import DataSettings, EventRule
 from engine.activity.rows import Rows, read_rows
 from engine.activity.settle import Settled, settle_bucket
 from engine.activity.split import SplitContext, SplitReport, split_files
@@ -40,6 +41,11 @@ SOURCES = ("web", "store")
 TRAIN, PROFILE = (1, 2), (4, 8)  # by source
 ALL = 15
 KEYS = UserKeys(UserKey(b"s" * 32), UserKey(b"r" * 32))
+CANCELLING = {
+    "purchase": EventRule(means="purchase"),
+    "view": EventRule(means="view"),
+    "cancel": EventRule(undoes="purchase"),
+}
 Row = dict[str, Any]
 
 
@@ -132,3 +138,16 @@ def as_bytes(table: pa.Table) -> bytes:
     with pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table.combine_chunks())
     return bytes(sink.getvalue())
+
+
+def popularity(settled: Settled, place: int = 0) -> dict[str, tuple[float, int]]:
+    """Weight and people by item."""
+    return {"abcd"[each["item"]]: (each["weight"], each["people"]) for each in settled.popularity[place].to_pylist()}
+
+
+def settled_alike(shop: Shop, rows: list[Row]) -> Settled:
+    """The bucket, after a look at whether the rows' order counts."""
+    orders = [rows, rows[::-1], *(random.Random(seed).sample(rows, len(rows)) for seed in range(3))]
+    found = [shop.settle(order)[0] for order in orders]
+    assert len({(as_bytes(each.activity), as_bytes(each.popularity[0])) for each in found}) == 1
+    return found[0]

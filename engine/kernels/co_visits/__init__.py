@@ -57,8 +57,9 @@ def neighbours(
     own[left[left == right]] = people[left == right]
     real = (left != right) & (people >= least)
     left, right = left[real], right[real]
-    likeness = people[real] / np.sqrt(own[left] * own[right])
-    order = np.lexsort((right, -likeness, left))
+    likeness = (people[real] / np.sqrt(own[left] * own[right])).astype(np.float32)
+    # Rows come by left, then right. One key sorts by left and falling likeness: the bits of positive floats rise with them.
+    order = np.argsort((left << 32) | (0xFFFFFFFF - likeness.view(np.uint32).astype(np.int64)), kind="stable")
     left, right, likeness = left[order], right[order], likeness[order]
     place = np.arange(len(left)) - np.searchsorted(left, left)
     kept = place < keep

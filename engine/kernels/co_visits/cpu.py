@@ -31,10 +31,12 @@ def co_visits(
 def add(
     codes: NDArray[np.int64], people: NDArray[np.float64], more: NDArray[np.int64], seen: NDArray[np.float64]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The sum of two sparse counts, sorted by code."""
-    every, place = np.unique(np.concatenate([codes, more]), return_inverse=True)
-    total: NDArray[np.float64] = np.bincount(place, np.concatenate([people, seen]), len(every)).astype(np.float64)
-    return every, total
+    """The sum of two sparse counts, each sorted by code."""
+    both, counts = np.concatenate([codes, more]), np.concatenate([people, seen])
+    order = np.argsort(both, kind="stable")  # two rising runs: merged in one pass
+    both = both[order]
+    edges = np.flatnonzero(np.diff(both, prepend=-1))
+    return both[edges], np.add.reduceat(counts[order], edges)
 
 
 def _pairs(starts: NDArray[np.int64], item: NDArray[np.int32], count: int) -> NDArray[np.int64]:

@@ -30,20 +30,19 @@ class SimilarLane:
     def find(self, people: People, shop: Shop) -> Found:
         """Score by the three strongest reasons, and rely on the groups of events behind those three alone.
 
-        What is looked at is chosen group by group, and a score is set beside the groups relied on alone: so no event outside the basis has
-        a part in a candidate, and it stays as it is when the others are withdrawn.
+        What is looked at is chosen group by group, and a score is set beside the groups relied on alone: so no event
+        outside the basis has a part in a candidate, and it stays as it is when the others are withdrawn.
         """
+        around, users = shop.likeness.sum(1), people.histories.users
+        step = max(1, min(_PEOPLE_AT_ONCE, 2**32 // max(shop.size, 1)))  # a pair of person and item fits 32 bits
         return Found.together(
-            [
-                self._block(people, shop, first, min(first + _PEOPLE_AT_ONCE, people.histories.users))
-                for first in range(0, people.histories.users, _PEOPLE_AT_ONCE)
-            ]
+            [self._block(people, shop, around, first, min(first + step, users)) for first in range(0, users, step)]
         )
 
-    def _block(self, people: People, shop: Shop, first: int, last: int) -> Found:
+    def _block(self, people: People, shop: Shop, around: NDArray[np.float32], first: int, last: int) -> Found:
         owner, group, item, strength = self._latest(people, first, last)
-        around = np.zeros((last - first, 64))
-        np.add.at(around, (owner - first, group), strength * shop.likeness.sum(1)[item])
+        reach = np.zeros((last - first, 64))
+        np.add.at(reach, (owner - first, group), strength * around[item])
         # An item that several groups speak for is one reason: the strongest of its events.
         order = np.lexsort((group, -strength, item, owner))
         order = order[_fresh(owner[order], item[order])]
@@ -73,7 +72,7 @@ class SimilarLane:
         # Likeness is no chance: it is set beside all the likeness around the events relied on, and new wants grow with the
         # square root of what was wanted, as in the two-tower lane.
         relied = (basis[:, None] >> np.arange(64, dtype=np.uint64)) & np.uint64(1)
-        total = (around[owner - first] * relied).sum(1)
+        total = (reach[owner - first] * relied).sum(1)
         expected = self.trust * shop.fresh_rate * score / np.sqrt(np.maximum(total, 1.0))
         return Found(owner, found, expected.astype(np.float32), basis, evidence)
 

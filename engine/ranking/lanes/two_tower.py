@@ -65,7 +65,9 @@ def log_mass(users: NDArray[np.float32], items: NDArray[np.float32]) -> NDArray[
     sample = np.ascontiguousarray(items[::step])
     total = np.empty(len(users))
     for first in range(0, len(users), 1024):
-        scores = (users[first : first + 1024] @ sample.T).astype(np.float64)
+        scores = users[first : first + 1024] @ sample.T
         highest = scores.max(1)
-        total[first : first + 1024] = highest + np.log(np.exp(scores - highest[:, None]).sum(1))
-    return total + np.log(len(items) / len(sample))
+        scores -= highest[:, None]
+        total[first : first + 1024] = highest + np.log(np.exp(scores, out=scores).sum(1, dtype=np.float64))
+    result: NDArray[np.float64] = total + np.log(len(items) / len(sample))
+    return result
