@@ -24,7 +24,8 @@ EVENTS = (
     "impression",
 )
 PURCHASE = EVENTS.index("purchase")
-LANES = ("two_tower", "similar", "usual", "discovery", "popular", "session", "pinned")
+LANES = ("two_tower", "similar", "usual", "discovery", "popular", "session", "pinned", "other")
+OTHER_LANE = LANES.index("other")  # of a lane that a team registered under a name of its own
 NO_LANE = 255
 
 USER_KEY = pa.binary(16)

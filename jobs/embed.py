@@ -18,7 +18,7 @@ from engine.kernels.encode_user import UserTower
 from engine.ranking.habits import Habits, tally
 from engine.schema import sums_schema
 from engine.two_tower import checkpoint
-from engine.two_tower.encoding import group_sums, item_vectors
+from engine.two_tower.encoding import device_here, group_sums, item_vectors
 from engine.two_tower.histories import Histories
 from engine.two_tower.training import TwoTower
 from jobs.cluster import Cluster
@@ -58,10 +58,8 @@ def embed(this: Night, cluster: Cluster) -> StageManifest:
 
 
 def _items(name: str, work: Stage, run: Path, settings: Settings) -> None:
-    import torch
-
     part = name.removeprefix("items-")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = device_here()
     facts = finished(run, "ingest").facts
     limit = facts["cut"] if part == HOLDOUT else None
     histories, bag = training_input(run / "ingest", facts["buckets"], limit, settings.towers.hashed)
@@ -78,10 +76,8 @@ def _items(name: str, work: Stage, run: Path, settings: Settings) -> None:
 
 
 def _people(name: str, work: Stage, run: Path, settings: Settings, moments: dict[str, int]) -> None:
-    import torch
-
     part, bucket = name.split("-", 1)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = device_here()
     activity = table(run / "ingest" / f"activity-{bucket}.arrow")
     vectors, tower = load_items(work.folder, part)
     ranked = Histories.of(activity, "profilable", moments[part])

@@ -17,7 +17,7 @@ from engine.ranking.found import lanes
 from engine.ranking.merge import merge
 from engine.ranking.people import gather
 from engine.ranking.tables import shard_tables
-from engine.two_tower.encoding import GroupSums
+from engine.two_tower.encoding import GroupSums, device_here
 from engine.two_tower.histories import Histories
 from jobs.cluster import Cluster
 from jobs.embed import load_items
@@ -45,11 +45,12 @@ def rank(this: Night, cluster: Cluster) -> StageManifest:
         if work.whole:
             return finished(this.folder, "rank")
         moments = {FULL: facts["as_of"], HOLDOUT: facts["cut"]}
+        gpus = 1.0 if cluster.gpus else 0.0
         for part in PARTS:
             left = work.shards_left([f"{part}-{bucket}" for bucket in facts["buckets"]])
             if left:
                 shelves = cluster.share(load_shelves(this, part))
-                cluster.each(_rank_bucket, left, work, this, shelves, moments[part], label=f"rank '{part}'")
+                cluster.each(_rank_bucket, left, work, this, shelves, moments[part], label=f"rank '{part}'", gpus=gpus)
         return work.finish()
 
 
@@ -64,7 +65,7 @@ def _rank_bucket(name: str, work: Stage, this: Night, shelves: Shelves, moment: 
         asked = evaluated(activity, histories, moment, settings)
         histories, sums = _only(activity, asked, histories, sums, moment)
     profiles = tuple((profile.name, profile.groups) for profile in this.profiles)
-    people = gather(histories, sums, tower, profiles, shelves.shop.size, moment, settings.rank)
+    people = gather(histories, sums, tower, profiles, shelves.shop.size, moment, settings.rank, device_here())
     found = {lane: source.find(people, shelves.shop) for lane, source in lanes(settings.rank.lanes).items()}
     merged = merge(found, settings.rank.candidates, settings.rank.least_each)
     vocabulary: Vocabulary = this.vocabulary

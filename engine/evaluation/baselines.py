@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -58,7 +60,12 @@ def item_to_item(
     return _ranked(score, len(starts) - 1, k, hidden)
 
 
-def _ranked(score, people: int, k: int, hidden) -> I32:  # type: ignore[no-untyped-def]
+def _ranked(
+    score: Callable[[NDArray[np.int64]], NDArray[np.float64]],
+    people: int,
+    k: int,
+    hidden: tuple[NDArray[np.int64], I32] | None,
+) -> I32:
     lists = np.full((people, k), NO_ITEM, np.int32)
     for first in range(0, people, _PEOPLE_AT_ONCE):
         rows = np.arange(first, min(first + _PEOPLE_AT_ONCE, people))

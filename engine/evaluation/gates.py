@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -41,16 +42,16 @@ def broken_gates(
     if today.get("items", 0) < settings.least_items:
         broken.append(f"items: {today.get('items', 0):g}, at least {settings.least_items} expected")
     for figure, setting in _FALLS.items():
-        if yesterday is None or figure not in today or figure not in yesterday:
+        if yesterday is None or figure not in today or math.isnan(yesterday.get(figure, math.nan)):
             continue
         fall = getattr(settings, setting)
         bound = yesterday[figure] * (1 - fall)
-        if today[figure] < bound:
+        if not today[figure] >= bound:  # a figure that is not a number passes no gate
             broken.append(
                 f"{figure}: {today[figure]:.4g} is below {bound:.4g}, which is yesterday's {yesterday[figure]:.4g}"
                 f" less gates.{setting} = {fall:g}"
             )
     served, popular = today.get("served.all.recall@20"), today.get("popularity.all.recall@20")
-    if settings.beat_popularity and served is not None and popular is not None and served < popular:
+    if settings.beat_popularity and served is not None and popular is not None and not served >= popular:
         broken.append(f"served.all.recall@20: {served:.4g} is below popularity's {popular:.4g} (gates.beat_popularity)")
     return broken

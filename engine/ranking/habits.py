@@ -17,6 +17,8 @@ from engine.two_tower.histories import Histories
 _DAY = 86_400_000_000
 WINDOWS = 3
 PRIOR = 30.0  # decayed wants that a mean is worth
+# Where nothing could be counted yet, as in a log shorter than the horizon: wants per unit of mass, and of its root.
+AGAIN, FRESH = 0.05, 1.0
 CURVE = 0.7  # the tenth purchase says less than the second
 
 
@@ -43,7 +45,7 @@ class Habits:
             kind: (I,) code of each item's category, -1 for none: coffee is bought again, books are not, and an item with few
                 counts of its own is taken for one of its kind.
         """
-        mean = self.again.sum() / max(self.mass.sum(), 1e-9)
+        mean = (self.again.sum() + AGAIN) / (self.mass.sum() + 1)
         place = kind + 1
         again, mass = np.bincount(place, self.again), np.bincount(place, self.mass)
         of_kind = ((again + PRIOR * mean) / (mass + PRIOR))[place]
@@ -53,7 +55,7 @@ class Habits:
     @property
     def fresh_rate(self) -> float:
         """New wants within the horizon per square root of a person's mass."""
-        return self.fresh / max(self.roots, 1e-9)
+        return (self.fresh + FRESH) / (self.roots + 1)
 
 
 def masses(
@@ -70,7 +72,7 @@ def masses(
     pair, day = pair[once], day[once]
     age = np.maximum(0.0, moment / _DAY - day)
     every, place = np.unique(pair, return_inverse=True)
-    return every, np.bincount(place, 0.5 ** (age / half_life), len(every))
+    return every, np.bincount(place, 0.5 ** (age / half_life), len(every)).astype(np.float64)
 
 
 def tally(

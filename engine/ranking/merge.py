@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.ranking.found import Found
-from engine.schema import ALTERNATIVES, LANES, NEVER, NO_ITEM, NO_LANE
+from engine.schema import ALTERNATIVES, LANES, NEVER, NO_ITEM, NO_LANE, OTHER_LANE
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,10 +35,8 @@ def merge(found: dict[str, Found], keep: int, least_each: int) -> Merged:
         least_each: candidates kept for each person, lane and basis, whatever the others score.
     """
     every = Found.together(list(found.values()))
-    lane = np.concatenate(
-        [np.full(len(part.owner), LANES.index(name), np.uint8) for name, part in found.items()] or [[]]
-    )
-    lane = lane.astype(np.uint8)
+    codes = np.array([LANES.index(name) if name in LANES else OTHER_LANE for name in found], np.uint8)
+    lane = np.repeat(codes, [len(part.owner) for part in found.values()])
     real = every.score > 0
     every, lane = every.take(real), lane[real]
     nth = _place((every.owner, lane, every.basis), -every.score, every.item)

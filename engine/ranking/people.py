@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.errors import SettingsError
 from engine.kernels.encode_user import UserTower, encode, pool, within_groups
 from engine.schema import EVENTS, PURCHASE
 from engine.two_tower.encoding import GroupSums
@@ -76,6 +78,7 @@ class People:
     profiles: tuple[ProfileVectors, ...]
     moment: int
     settings: RankSettings
+    device: str = "cpu"  # where exact top-K is taken
 
     def unseen(self, owner: NDArray[np.integer], item: NDArray[np.integer], items: int) -> NDArray[np.bool_]:
         """Which (person, item) pairs are not hidden."""
@@ -95,6 +98,7 @@ def gather(
     items: int,
     moment: int,
     settings: RankSettings,
+    device: str = "cpu",
 ) -> People:
     """Encode a block of people on every stored profile, and find what is hidden from them.
 
@@ -103,9 +107,11 @@ def gather(
             stored again.
         items: I.
         moment: the night's time, microseconds since the epoch.
+        device: where exact top-K is taken.
     """
     starts, item, basis = _seen(histories, items, moment, settings)
     encoded: list[ProfileVectors] = []
+    strength = histories.weight * 0.5 ** ((moment - histories.ts) / _DAY / settings.mass_days)
     taken = np.zeros((len(profiles), histories.users), np.uint64)
     for number, (name, mask) in enumerate(profiles):
         inside = within_groups(mask, sums.group)
@@ -119,12 +125,10 @@ def gather(
         pooled = pool(
             sums.sums[mine], sums.weights[mine], sums.last[mine], place[sums.owner[mine]], len(rows), tower.rates
         )
-        age = (moment - histories.ts) / _DAY
-        strength = histories.weight * 0.5 ** (age / settings.mass_days)
         allowed = within_groups(mask, histories.group)
-        mass = np.bincount(histories.owner[allowed], strength[allowed], histories.users)[rows]
+        mass = np.bincount(histories.owner[allowed], strength[allowed], histories.users)[rows].astype(np.float64)
         encoded.append(ProfileVectors(name, rows, bits[rows], encode(*pooled, tower), mass))
-    return People(histories, starts, item, basis, tuple(encoded), moment, settings)
+    return People(histories, starts, item, basis, tuple(encoded), moment, settings, device)
 
 
 def _seen(
@@ -133,6 +137,12 @@ def _seen(
     """Distinct (person, item) pairs that are hidden, sorted, with the groups of events that say so."""
     hides = np.zeros(len(histories.item), bool)
     for name, days in settings.seen.items():
+        if name not in EVENTS:
+            near = difflib.get_close_matches(name, EVENTS, 1)
+            raise SettingsError(
+                f"rank.seen: there is no event '{name}'" + (f"; did you mean '{near[0]}'?" if near else "."),
+                f"Use {', '.join(EVENTS)}.",
+            )
         recent = histories.ts > moment - int(days * _DAY) if days else True
         hides |= (histories.event == EVENTS.index(name)) & recent
     owner = histories.owner[hides]
@@ -145,4 +155,5 @@ def _seen(
 
 def is_purchase(histories: Histories) -> NDArray[np.bool_]:
     """(E,) which events are purchases."""
-    return histories.event == PURCHASE
+    bought: NDArray[np.bool_] = histories.event == PURCHASE
+    return bought

@@ -31,6 +31,7 @@ _PLAIN = {
     "popular": Why("popular", "Popular in the shop"),
     "session": Why("seen_today", "Goes with what you looked at today"),
     "pinned": Why("pinned", "Chosen by the shop"),
+    "other": Why("for_you", "Picked for you"),
 }
 # By lane: code and words around the title of the evidence.
 _WITH_EVIDENCE = {

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from engine.errors import TrainingError
 
 _WEIGHTS, _OPTIMISER, _STATE = "checkpoint.safetensors", "optimiser.pt", "checkpoint.json"
+_REMEDY = "Remove the run's train folder."
 
 
 @dataclass(slots=True)
@@ -41,11 +44,15 @@ def resume(folder: Path, model: nn.Module, optimiser: torch.optim.Optimizer, set
     path = folder / _STATE
     if not path.exists():
         return Progress(settings=name)
-    state = Progress(**json.loads(path.read_text()))
-    if state.settings != name or not all((folder / part).exists() for part in (state.weights, state.optimiser)):
+    stored = json.loads(path.read_text())
+    if stored.get("settings") != name:
         return Progress(settings=name)
+    state = Progress(**stored)
     load_weights(folder / state.weights, model)
-    optimiser.load_state_dict(torch.load(folder / state.optimiser, weights_only=True))
+    try:
+        optimiser.load_state_dict(torch.load(folder / state.optimiser, map_location="cpu", weights_only=True))
+    except (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
+        raise TrainingError(f"{folder / state.optimiser} is damaged: {error}", _REMEDY) from error
     return state
 
 
@@ -73,9 +80,9 @@ def load_weights(path: Path, model: nn.Module) -> None:
     """Read parameters saved by `save_weights`.
 
     Raises:
-        TrainingError: the file does not fit the model.
+        TrainingError: the file is missing, damaged, or does not fit the model.
     """
     try:
         model.load_state_dict(load_file(path))
-    except (RuntimeError, KeyError) as error:
-        raise TrainingError(f"{path} does not fit this model: {error}", "Remove the run's train folder.") from error
+    except (OSError, RuntimeError, KeyError, SafetensorError) as error:
+        raise TrainingError(f"{path} does not fit this model: {error}", _REMEDY) from error

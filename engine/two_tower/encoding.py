@@ -28,6 +28,11 @@ class GroupSums:
     sums: NDArray[np.float32]
 
 
+def device_here() -> str:
+    """ "cuda" where this process can see a GPU, else "cpu"."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 @torch.no_grad()
 def item_vectors(tower: ItemTower) -> NDArray[np.float32]:
     """(I, D) vectors of the whole catalogue, a part at a time."""
@@ -63,7 +68,7 @@ def group_sums(histories: Histories, vectors: NDArray[np.float32], tower: UserTo
     weights = np.zeros((len(starts), decays), np.float32)
     sums = np.zeros((len(starts), decays, width), np.float32)
     if len(starts):
-        table = torch.from_numpy(vectors).to(device)
+        table = torch.from_numpy(np.require(vectors, requirements="W")).to(device)
         rows = torch.from_numpy(item.astype(np.int64)).to(device)
         offsets = torch.from_numpy(starts).to(device)
         for k, rate in enumerate(tower.rates):

@@ -61,7 +61,9 @@ def describe(catalogue: pa.Table, hashed: int) -> Bag:
     """
     frame = pl.DataFrame(pl.from_arrow(catalogue)).with_row_index("item")
     fields = pl.concat([_categories(frame), _creators(frame), _prices(frame), _words(frame)])
-    common = fields.join(fields.group_by("feature").len("items"), on="feature").filter(pl.col("items") >= _COMMON)
+    common = fields.with_columns(items=pl.len().over("feature")).filter(pl.col("items") >= _COMMON)
+    # Sums of floats depend on their order: sorted, they are the same bytes every time.
+    common = common.sort("item", "field", "feature")
     rarity = (pl.lit(len(frame)) / pl.col("items")).log() + 0.1
     weighed = common.with_columns(weight=pl.when(pl.col("field") >= 3).then(rarity).otherwise(1.0)).with_columns(
         weight=pl.col("weight") / (pl.col("weight") ** 2).sum().sqrt().over("item", "field")
@@ -119,7 +121,8 @@ def _prices(frame: pl.DataFrame) -> pl.DataFrame:
 
 def _words(frame: pl.DataFrame) -> pl.DataFrame:
     words = pl.concat_str(pl.col("title").fill_null(""), pl.lit(" "), pl.col("text").fill_null(""))
-    tidy = frame.select("item", text=words.map_elements(html.unescape, pl.String))
+    marked = pl.when(words.str.contains("&")).then(words)  # few are, and only these are worth a call from Python each
+    tidy = frame.select("item", text=pl.coalesce(marked.map_elements(html.unescape, pl.String), words))
     each = (
         tidy.with_columns(word=pl.col("text").str.to_lowercase().str.extract_all(r"[\p{L}\p{N}]+"))
         .explode("word")

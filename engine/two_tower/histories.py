@@ -56,15 +56,14 @@ class Histories:
         keys = activity["user_key"].combine_chunks() if activity.num_rows else pa.array([], activity["user_key"].type)
         raw = np.frombuffer(keys.buffers()[1], "S16", len(keys), keys.offset * 16) if len(keys) else np.empty(0, "S16")
         edges = np.flatnonzero(np.concatenate([[True], raw[1:] != raw[:-1]])) if len(raw) else np.empty(0, np.int64)
-        column = lambda name: activity[name].to_numpy()  # noqa: E731
-        event = column("event")
+        event = activity["event"].to_numpy()
         return cls(
             keys.take(pa.array(edges)),
             np.concatenate([edges, [len(raw)]]).astype(np.int64),
-            column("item"),
+            activity["item"].to_numpy(),
             activity["ts"].cast(pa.int64()).to_numpy(),
-            column("weight"),
-            (2 * column("source") + (event != PURCHASE)).astype(np.uint8),
+            activity["weight"].to_numpy(),
+            (2 * activity["source"].to_numpy() + (event != PURCHASE)).astype(np.uint8),
             event,
         )
 

@@ -59,6 +59,14 @@ def _sum_rows(table: Tensor, rows: Tensor, starts: Tensor, weights: Tensor) -> T
 class ItemTower(nn.Module):
     """Item vector = id vector + weighted sum of content rows. An item nobody has wanted yet has content alone."""
 
+    trained: Tensor
+    there_rows: Tensor
+    there_starts: Tensor
+    there_weights: Tensor
+    back_rows: Tensor
+    back_starts: Tensor
+    back_weights: Tensor
+
     def __init__(self, items: int, bag: Bag, trained: np.ndarray, settings: TowerSettings) -> None:
         super().__init__()
         scale = 1 / math.sqrt(settings.width) * 0.2
@@ -74,9 +82,11 @@ class ItemTower(nn.Module):
     def forward(self, items: Tensor | None = None) -> Tensor:
         """(n, D) vectors of some items, or of all."""
         if items is None:
-            ids, known = self.ids, self.trained
+            ids: Tensor = self.ids
+            known = self.trained
             there = (self.there_rows, self.there_starts, self.there_weights)
-            content = _BagSum.apply(self.content, there, (self.back_rows, self.back_starts, self.back_weights))  # type: ignore[no-untyped-call]
+            back = (self.back_rows, self.back_starts, self.back_weights)
+            content: Tensor = _BagSum.apply(self.content, there, back)  # type: ignore[no-untyped-call]
         else:
             ids, known = F.embedding(items, self.ids), self.trained[items]
             part = self.bag.take(items.cpu().numpy())
@@ -151,14 +161,15 @@ class DecayedPooling(nn.Module):
 
     def arrays(self) -> UserTower:
         """The parameters as the server uses them."""
-        plain = lambda tensor: tensor.detach().float().cpu().numpy().copy()  # noqa: E731
-        return UserTower(
-            plain(self.log_rates.exp()),
-            plain(self.mix),
-            plain(self.enter.weight),
-            plain(self.enter.bias),
-            plain(self.leave.weight),
-            plain(self.leave.bias),
-            plain(self.norm.weight),
-            plain(self.norm.bias),
+        enter, leave, norm = self.enter, self.leave, self.norm
+        tensors = (
+            self.log_rates.exp(),
+            self.mix,
+            enter.weight,
+            enter.bias,
+            leave.weight,
+            leave.bias,
+            norm.weight,
+            norm.bias,
         )
+        return UserTower(*(tensor.detach().float().cpu().numpy().copy() for tensor in tensors))

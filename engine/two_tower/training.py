@@ -117,6 +117,7 @@ def fit(
         + _fingerprint(bag.starts, bag.rows, bag.weights),
     }
     state = checkpoint.resume(folder, model, optimiser, decides)
+    _check_agreement(state.epoch, folder, worker)
     negatives = _Negatives(wants, train, worker.device) if catalogue > train.full_up_to else None
     worst = 1.5 * math.log(catalogue) + 1
     for epoch in range(state.epoch, train.epochs):
@@ -151,8 +152,9 @@ def _step(
     negatives: _Negatives | None,
     worker: Worker,
 ) -> Tensor:
-    put = lambda array: torch.from_numpy(array).to(worker.device)  # noqa: E731
-    item, target = put(batch.item), put(batch.target)
+    item, days, weight, target = (
+        torch.from_numpy(array).to(worker.device) for array in (batch.item, batch.days, batch.weight, batch.target)
+    )
     if negatives is None:
         table = model.items()
         vectors = F.embedding(item, table)
@@ -161,9 +163,9 @@ def _step(
         table = model.items(needed)
         item = place[: item.numel()].view_as(item)
         vectors, sample = F.embedding(item, table), place[item.numel() :]
-    pools, asked = model.people.pool(vectors, put(batch.days), put(batch.weight), target)
+    pools, asked = model.people.pool(vectors, days, weight, target)
     if not len(pools):  # a worker must still take part in the averaging below
-        loss = 0.0 * table.sum()
+        loss: Tensor = 0.0 * table.sum()
     else:
         wanted = item[asked]
         people = model.people(pools)
@@ -173,7 +175,7 @@ def _step(
             clash = wanted[:, None] == sample[None]
             loss = sampled_softmax(people, table[wanted], table[sample], negatives.expected(needed[sample]), clash)
     optimiser.zero_grad(set_to_none=False)
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     if worker.world > 1:
         _average(model, worker.world)
     norm = nn.utils.clip_grad_norm_(model.parameters(), 5.0)
@@ -204,9 +206,23 @@ def _check(histories: Histories, catalogue: int, train: TrainSettings) -> None:
         )
 
 
+def _check_agreement(epoch: int, folder: Path, worker: Worker) -> None:
+    """Workers that begin at different epochs would wait for each other for ever."""
+    if worker.world == 1:
+        return
+    from torch import distributed
+
+    ends = torch.tensor([epoch, -epoch], device=worker.device)
+    distributed.all_reduce(ends, distributed.ReduceOp.MAX)
+    if int(ends.sum()):
+        raise TrainingError(
+            f"Workers found different checkpoints in {folder}.", "Put `out` on a disk that all nodes share."
+        )
+
+
 def _fingerprint(*arrays: np.ndarray) -> str:
     """Not against an adversary: only to tell one night's data from another's."""
-    return "".join(f"{len(array):x}.{zlib.crc32(np.ascontiguousarray(array)):08x}" for array in arrays)
+    return "".join(f"{len(array):x}.{zlib.crc32(array.tobytes()):08x}" for array in arrays)
 
 
 def _mean_loss(losses: list[Tensor], worker: Worker) -> float:
@@ -239,7 +255,10 @@ class _Negatives:
         self.count = train.negatives
 
     def draw(self) -> Tensor:
+        """(count,) item rows."""
         return torch.multinomial(self.chance, self.count, replacement=True)
 
     def expected(self, items: Tensor) -> Tensor:
-        return self.chance[items] * self.count
+        """How often each item is expected in a draw."""
+        count: Tensor = self.chance[items] * self.count
+        return count

@@ -71,7 +71,9 @@ def test_a_person_who_has_seen_everything_gets_padding():
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize(("users", "items", "width", "k"), [(5, 123, 7, 10), (300, 777, 33, 50), (5000, 140_000, 64, 100)])
+@pytest.mark.parametrize(
+    ("users", "items", "width", "k"), [(5, 123, 7, 10), (300, 777, 33, 50), (5000, 140_000, 64, 100)]
+)
 def test_a_cuda_device_gives_the_bits_of_the_cpu(users, items, width, k):
     torch = pytest.importorskip("torch")
     if not torch.cuda.is_available():

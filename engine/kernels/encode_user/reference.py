@@ -70,14 +70,15 @@ def pool(
     Returns:
         (users, K, D) sums and (users, K) weights relative to each user's latest event; zero where a user has no group.
     """
-    latest = np.full(users, np.iinfo(np.int64).min)
-    np.maximum.at(latest, owner, last)
-    days = (latest[owner] - last) / MICROSECONDS_A_DAY
-    fade = np.exp(-days[:, None] * rates[None].astype(np.float64)).astype(np.float32)
     total = np.zeros((users, *sums.shape[1:]), np.float32)
     mass = np.zeros((users, weights.shape[1]), np.float32)
-    np.add.at(total, owner, fade[:, :, None] * sums)
-    np.add.at(mass, owner, fade * weights)
+    starts = np.flatnonzero(np.diff(owner, prepend=-1))
+    if len(starts):
+        latest = np.repeat(np.maximum.reduceat(last, starts), np.diff(np.append(starts, len(owner))))
+        days = (latest - last) / MICROSECONDS_A_DAY
+        fade = np.exp(-days[:, None] * rates[None].astype(np.float64)).astype(np.float32)
+        total[owner[starts]] = np.add.reduceat(fade[:, :, None] * sums, starts)
+        mass[owner[starts]] = np.add.reduceat(fade * weights, starts)
     return total, mass
 
 
@@ -100,7 +101,7 @@ def encode(sums: F32, weights: F32, tower: UserTower) -> F32:
     means = sums / np.maximum(weights, np.float32(1e-30))[:, :, None] * np.float32(np.sqrt(tower.width))
     pooled = np.einsum("ukd,k->ud", means, tower.mix)
     hidden = means.reshape(len(means), tower.enter.shape[1]) @ tower.enter.T + tower.enter_bias
-    hidden = hidden / (1 + np.exp(-hidden))
+    hidden = hidden * (0.5 + 0.5 * np.tanh(0.5 * hidden))  # SiLU, in a form that cannot overflow
     vector = pooled + hidden @ tower.leave.T + tower.leave_bias
     vector = vector - vector.mean(1, keepdims=True)
     vector = vector / np.sqrt((vector**2).mean(1, keepdims=True) + np.float32(_EPSILON))

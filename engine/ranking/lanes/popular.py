@@ -33,11 +33,11 @@ class PopularLane:
         """
         allowed = (popularity > 0) & (people >= self.least_people)
         order = np.lexsort((np.arange(len(popularity)), -popularity))
-        order = order[allowed[order]].astype(np.int32)
+        order = order[allowed[order]]
         rows: list[tuple[NDArray[np.int32], NDArray[np.int32]]] = []
         for category in range(-1, categories):
-            items = order if category < 0 else order[root[order] == category]
-            items = items[: int(self.keep)]
+            inside = order if category < 0 else order[root[order] == category]
+            items: NDArray[np.int32] = inside[: int(self.keep)].astype(np.int32)
             rows.append((np.full(len(items), category, np.int32), items))
         category_column = np.concatenate([category for category, _ in rows])
         item_column = np.concatenate([items for _, items in rows])

@@ -52,12 +52,14 @@ class SimilarLane:
         found = shop.neighbour[evidence, place]
         value = (strength[source] * shop.likeness[evidence, place]).astype(np.float32)
         open_ = people.unseen(owner, found, shop.size) & (value > 0)
-        owner, group, evidence, found, value = (part[open_] for part in (owner, group, evidence, found, value))
+        owner, group, evidence = owner[open_], group[open_], evidence[open_]
+        found, value = found[open_], value[open_]
         # One key sorts by person, item and falling value: the bits of positive floats rise with them. Ties: lowest evidence.
         pair = ((owner - first) * shop.size + found).astype(np.uint64)
         key = (pair << np.uint64(32)) | (~value.view(np.uint32)).astype(np.uint64)
         order = np.argsort(key, kind="stable")
-        owner, group, evidence, found, value = (part[order] for part in (owner, group, evidence, found, value))
+        owner, group, evidence = owner[order], group[order], evidence[order]
+        found, value = found[order], value[order]
         starts = np.flatnonzero(_fresh(owner, found))
         if not len(starts):
             return Found.nothing()
@@ -68,7 +70,7 @@ class SimilarLane:
         owner, found, evidence = owner[starts], found[starts], evidence[starts]
         order = np.lexsort((found, -score, owner))
         order = order[_nth(owner[order]) < self.keep]
-        owner, found, score, basis, evidence = (part[order] for part in (owner, found, score, basis, evidence))
+        owner, found, score, basis, evidence = owner[order], found[order], score[order], basis[order], evidence[order]
         # Likeness is no chance: it is set beside all the likeness around the events relied on, and new wants grow with the
         # square root of what was wanted, as in the two-tower lane.
         relied = (basis[:, None] >> np.arange(64, dtype=np.uint64)) & np.uint64(1)

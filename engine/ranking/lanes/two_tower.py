@@ -41,7 +41,8 @@ def search(people: People, shop: Shop, among: NDArray[np.bool_], keep: int, trus
         hidden = sub[people.seen_item[np.repeat(people.seen_starts[profile.rows], lengths) + flat]]
         owner = np.repeat(np.arange(len(profile.rows)), lengths)[hidden >= 0]
         starts = np.searchsorted(owner, np.arange(len(profile.rows) + 1))
-        ids, scores = top_k(profile.vectors, shop.vectors[rows], keep, starts.astype(np.int64), hidden[hidden >= 0])
+        found = hidden[hidden >= 0]
+        ids, scores = top_k(profile.vectors, shop.vectors[rows], keep, starts.astype(np.int64), found, people.device)
         # A sample may miss the very items that hold the mass: it is never less than that of the items found.
         least = np.logaddexp.reduce(scores, axis=1, dtype=np.float64)
         chance = np.exp(scores - np.maximum(least, log_mass(profile.vectors, shop.vectors))[:, None])

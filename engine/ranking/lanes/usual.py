@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from engine.ranking.found import Found
 from engine.ranking.habits import CURVE
 from engine.ranking.people import People, Shop, is_purchase
+from engine.schema import EVENTS
 from engine.two_tower.histories import Histories
 
 _DAY = 86_400_000_000
@@ -45,8 +46,8 @@ def cadence(histories: Histories, moment: int, half_life: float) -> Cadence:
     visit[1:] = edge[1:] | (ts[1:] // _DAY != ts[:-1] // _DAY)
     starts = np.flatnonzero(edge)
     if not len(starts):
-        none = np.empty(0, np.int64)
-        return Cadence(none, none.astype(np.int32), none, none * 1.0, none, none * 1.0, none.astype(np.uint64))
+        none, zero = np.empty(0, np.int64), np.empty(0)
+        return Cadence(none, none.astype(np.int32), none, zero, none, zero, none.astype(np.uint64))
     ends = np.append(starts[1:], len(owner)) - 1
     visits = np.add.reduceat(visit.astype(np.int64), starts)
     gap = np.where(visits > 1, (ts[ends] - ts[starts]) / _DAY / np.maximum(visits - 1, 1), 0.0)
@@ -55,11 +56,22 @@ def cadence(histories: Histories, moment: int, half_life: float) -> Cadence:
         owner[starts],
         item[starts],
         visits,
-        gap,
+        gap.astype(np.float64),
         ts[ends],
-        np.add.reduceat(faded, starts),
+        np.add.reduceat(faded, starts).astype(np.float64),
         np.bitwise_or.reduceat(bit, starts),
     )
+
+
+def _dismissed(histories: Histories, known: Cadence, items: int) -> NDArray[np.bool_]:
+    """Which pairs their person dismissed after the last purchase."""
+    rows = histories.event == EVENTS.index("dismiss")
+    pair = histories.owner[rows] * items + histories.item[rows]
+    bought = known.owner * items + known.item
+    place = np.searchsorted(bought, pair)
+    again = place < len(bought)
+    again[again] = (bought[place[again]] == pair[again]) & (histories.ts[rows][again] > known.last[place[again]])
+    return np.bincount(place[again], minlength=len(bought)) > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +85,12 @@ class UsualLane:
     rhythm: float = 4
 
     def find(self, people: People, shop: Shop) -> Found:
-        """Everything bought before, by the chance that it is wanted within the horizon."""
+        """Everything bought before and not dismissed since, by the chance that it is wanted within the horizon."""
         known = cadence(people.histories, people.moment, people.settings.mass_days)
         chance = 1 - np.exp(-shop.hazard[known.item] * known.mass**CURVE)
         waited = (people.moment - known.last) / _DAY + people.settings.horizon_days
         due = np.where(known.purchases >= self.rhythm, np.minimum(1.0, waited / np.maximum(known.gap_days, 1e-9)), 1.0)
-        score = (self.trust * chance * due).astype(np.float32)
+        score = (self.trust * chance * due * ~_dismissed(people.histories, known, shop.size)).astype(np.float32)
         order = np.lexsort((known.item, -score, known.owner))
         order = order[np.arange(len(order)) - np.searchsorted(known.owner[order], known.owner[order]) < self.keep]
         return Found(known.owner[order], known.item[order], score[order], known.basis[order], known.item[order])
