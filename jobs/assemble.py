@@ -34,7 +34,7 @@ def assemble(this: Night, part: str, folder: Path, metrics: dict[str, float]) ->
             model=train.files[f"{part}/model.safetensors"].sha256[:16],
             training_root=ingest.fingerprint[:16],
             key_id=this.keys.rotating.key_id,
-            ledger_sequence=this.ledger_sequence,
+            ledger_sequence=ingest.facts["ledger_sequence"],
         ),
         vocabulary=this.vocabulary.to_json(),
         profiles=tuple({"name": profile.name, "groups": profile.groups} for profile in this.profiles),

@@ -35,6 +35,7 @@ _LOCAL = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a task that asked for no GPU sees none
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # on Linux too it means: listen on loopback alone
     "RAY_AUTH_MODE": "token",
+    "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # `each` raises the first error; those of its siblings would be noise
 }
 
 

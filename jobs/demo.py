@@ -47,10 +47,9 @@ def main(settings: Settings) -> None:
     done = import_file(settings, str(out / "shop" / "grants.parquet"))
     say(f"consent: {done.people} people, {done.changes} changes imported, {done.skipped} were there already")
     # The night is its own process, as in production: what it leaves on disk is all that the server gets.
-    command = [sys.executable, "-m", "jobs.nightly", f"out={out}", f"data.path={out / 'shop'}"]
-    night = subprocess.run(
-        [*command, f"cluster.cpus={settings.cluster.cpus}"], stdout=subprocess.PIPE, text=True, check=False
-    )
+    asked = [argument for argument in sys.argv[1:] if not argument.startswith("out=")]
+    command = [sys.executable, "-m", "jobs.nightly", f"out={out}", f"data.path={out / 'shop'}", *asked]
+    night = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if night.returncode:
         raise BodegaError(f"The night ended with code {night.returncode}.", "Its message stands above.")
     with _server(out) as address, Client(address, timeout=5.0) as client:

@@ -35,7 +35,7 @@ _LATEST = 300  # of a person's distinct items that count for co-visits: a robot'
 def embed(this: Night, cluster: Cluster) -> StageManifest:
     """One task for the items of each fit, one for each bucket of people, then the counts together."""
     settings, before = this.settings, finished(this.folder, "ingest").facts
-    inputs = {name: finished(this.folder, name).fingerprint for name in ("ingest", "train")}
+    inputs = this.after("ingest", "train")
     config = {
         "rank": asdict(settings.rank),
         "neighbours": [settings.neighbours, settings.evaluate.baseline_neighbours],

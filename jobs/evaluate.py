@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from engine.consent import SENSITIVE, Vocabulary
+from engine.consent import Vocabulary
 from engine.errors import SettingsError
 from engine.evaluation import baselines, metrics
 from engine.policy import Chain, Moment, Slate, load_policies, make_list
@@ -40,7 +40,7 @@ Figures = dict[str, list[float]]  # per person, by figure
 def evaluate(this: Night, cluster: Cluster) -> StageManifest:
     """A snapshot of the first fit is read and ranked as the server would, one task a bucket of people."""
     settings, facts = this.settings, finished(this.folder, "ingest").facts
-    inputs = {"rank": finished(this.folder, "rank").fingerprint}
+    inputs = this.after("rank")
     config = {"evaluate": asdict(settings.evaluate), "policy": settings.policy, "wanted": settings.train.wanted}
     with stage(this.folder, "evaluate", inputs, config) as work:
         if work.whole:
@@ -115,7 +115,10 @@ def _bucket(
 
 
 def serve(snapshot: Snapshot, chain: Chain, key: bytes, taken: frozenset[int], now: int) -> NDArray[np.int32]:
-    """The list that a server on this snapshot would give, with every grant of the night, without some items."""
+    """The list that a server on this snapshot would give, with every profile grant of the night, without some items.
+
+    Sensitive items ask for a grant of their own, which is not assumed here: they are withheld.
+    """
     popular = Slate.of_anyone(*snapshot.fallback(), LANES.index("popular"))
     record = snapshot.user(key)
     vocabulary = Vocabulary.from_json(snapshot.vocabulary)
@@ -124,7 +127,7 @@ def serve(snapshot: Snapshot, chain: Chain, key: bytes, taken: frozenset[int], n
         categories=snapshot.categories,
         now_us=now,
         surface=chain.name,
-        granted=vocabulary.groups | vocabulary.mask(SENSITIVE),
+        granted=vocabulary.groups,
         limit=LENGTH,
         exclude=taken,
         seen=record.seen if record is not None else None,

@@ -5,18 +5,17 @@ python -m jobs.import_consent file=grants.parquet out=OUT
 
 from __future__ import annotations
 
-import contextlib
-
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from engine.activity.files import FLAG, MAYBE_TEXT, MOMENT, TEXT, as_time, locate, parquet_files, read
-from engine.consent import Imported, Ledger, Vocabulary
+from engine.consent import Imported
 from engine.errors import DataError, SettingsError
-from engine.identity import UserKeys, fault_in_id
+from engine.identity import fault_in_id
 from engine.schema import GRANTS, USER_KEY
 from jobs.launch import recipe
+from jobs.night import opened_ledger
 from jobs.progress import say
 from jobs.settings import Settings
 
@@ -55,17 +54,14 @@ def import_file(settings: Settings, path: str) -> Imported:
 
 def import_table(settings: Settings, grants: pa.Table) -> Imported:
     """Import grants by raw user id: ids become stable keys here, and go no further."""
-    keys = UserKeys.load(settings.store.keys, create=settings.store.make_keys)
     ids = grants["user_id"].combine_chunks().dictionary_encode()
     people = ids.dictionary.to_pylist()
     fault = "missing" if ids.null_count else next((found for name in people if (found := fault_in_id(name))), "")
     if fault:
         raise DataError(f"A user_id of the grants is {fault}.", "Correct the file; nothing was imported.")
-    derived = pa.array(keys.stable.derive_many(people), USER_KEY).take(ids.indices)
-    keyed = grants.drop_columns(["user_id"]).append_column("user_key", derived)
-    vocabulary = Vocabulary(sources=tuple(settings.consent.sources))
-    with contextlib.closing(Ledger.open(settings.store.ledger, vocabulary)) as ledger:
-        return ledger.import_grants(keyed)
+    with opened_ledger(settings) as (ledger, keys):
+        derived = pa.array(keys.stable.derive_many(people), USER_KEY).take(ids.indices)
+        return ledger.import_grants(grants.drop_columns(["user_id"]).append_column("user_key", derived))
 
 
 def import_declared(settings: Settings) -> None:
@@ -84,9 +80,7 @@ def import_declared(settings: Settings) -> None:
         rows = read(filesystem, path, {"user_id": (column, MAYBE_TEXT)}, ("user_id",))
         parts.append(pl.Series(rows["user_id"]).drop_nulls().unique())
     people = [name for name in pl.concat(parts).unique().sort().to_list() if not fault_in_id(name)]
-    keys = UserKeys.load(settings.store.keys, create=settings.store.make_keys)
-    vocabulary = Vocabulary(sources=tuple(settings.consent.sources))
-    with contextlib.closing(Ledger.open(settings.store.ledger, vocabulary)) as ledger:
+    with opened_ledger(settings) as (ledger, keys):
         known = set(ledger.standings()[0]["user_key"].to_pylist())
         fresh = [key for key in keys.stable.derive_many(people) if key not in known]
         if not fresh:

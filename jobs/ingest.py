@@ -9,8 +9,11 @@ import shutil
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from engine.activity.catalogue import read_catalogue
 from engine.activity.files import parquet_files
@@ -47,6 +50,9 @@ def ingest(this: Night, cluster: Cluster) -> StageManifest:
         for left_by_a_crash in (scratch, quarantine):
             shutil.rmtree(left_by_a_crash, ignore_errors=True)
         files = parquet_files(settings.data)
+        if work.shards_left(["clock"]):  # a rerun after a crash goes by the same clock
+            work.shard_done("clock", [], {"now": time.time_ns() // 1000})
+        now = work.shard_facts()["clock"]["now"]
         purpose = this.vocabulary.mask
         context = SplitContext(
             settings.data,
@@ -58,7 +64,9 @@ def ingest(this: Night, cluster: Cluster) -> StageManifest:
             tuple(purpose("profile", source) for source in sources),
             this.keys,
             settings.buckets,
-            time.time_ns() // 1000,
+            now,
+            tuple(np.flatnonzero(sensitive(catalogue)).tolist()),
+            tuple(purpose("sensitive", source) for source in sources),
         )
         groups = [files[at :: 4 * cluster.cpus] for at in range(min(len(files), 4 * cluster.cpus))]
         reports = cluster.each(
@@ -92,8 +100,14 @@ def ingest(this: Night, cluster: Cluster) -> StageManifest:
             "as_of": as_of,
             "cut": moments[HOLDOUT],
             "buckets": names,
+            "ledger_sequence": this.ledger_sequence,
         }
         return work.finish(facts | {"items": catalogue.num_rows})
+
+
+def sensitive(catalogue: pa.Table) -> Any:
+    """(I,) whether an item belongs to a sensitive category."""
+    return pc.fill_null(pc.greater(pc.list_value_length(catalogue["sensitive"]), 0), False).to_numpy().astype(bool)
 
 
 def _split(numbered: tuple[int, list[str]], context: SplitContext, scratch: Path, quarantine: Path) -> SplitReport:

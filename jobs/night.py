@@ -22,7 +22,7 @@ from engine.identity import UserKeys
 from jobs.cluster import Cluster, connected
 from jobs.progress import say
 from jobs.settings import Settings
-from jobs.stage import fingerprint, run_lock
+from jobs.stage import fingerprint, finished, run_lock
 
 HOLDOUT, FULL = "holdout", "full"
 PARTS = (HOLDOUT, FULL)
@@ -40,6 +40,10 @@ class Night:
     ledger_sequence: int
     began: float
 
+    def after(self, *stages: str) -> dict[str, str]:
+        """Inputs of a stage: what it builds on, and the code that works."""
+        return {name: finished(self.folder, name).fingerprint for name in stages} | {"code": self.inputs["code"]}
+
     @cached_property
     def vocabulary(self) -> Vocabulary:
         """The consent vocabulary."""
@@ -53,7 +57,7 @@ class Night:
     @cached_property
     def keys(self) -> UserKeys:
         """The deployment's user keys."""
-        return UserKeys.load(self.settings.store.keys, create=self.settings.store.make_keys)
+        return UserKeys.load(self.settings.store.keys)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -62,8 +66,25 @@ class Night:
 
     def standings(self) -> pa.Table:
         """schema.STANDINGS at the run's ledger sequence."""
-        with contextlib.closing(Ledger.open(self.settings.store.ledger, self.vocabulary)) as ledger:
+        with opened_ledger(self.settings) as (ledger, _):
             return ledger.standings(self.ledger_sequence)[0]
+
+
+@contextlib.contextmanager
+def opened_ledger(settings: Settings) -> Iterator[tuple[Ledger, UserKeys]]:
+    """The consent ledger and the keys of its people; keys are made for a new ledger alone, where the settings say so.
+
+    Raises:
+        LedgerUnavailable: it cannot be opened, or belongs to another stable key. SettingsError: a key is missing.
+    """
+    folder = settings.store.ledger.removeprefix("sqlite:///").rpartition("/")[0]
+    if settings.store.ledger.startswith("sqlite:///") and folder:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    vocabulary = Vocabulary(sources=tuple(settings.consent.sources))
+    with contextlib.closing(Ledger.open(settings.store.ledger, vocabulary)) as ledger:
+        keys = UserKeys.load(settings.store.keys, create=settings.store.make_keys and ledger.sequence() == 0)
+        ledger.bind(keys.stable.key_id)
+        yield ledger, keys
 
 
 @contextlib.contextmanager
@@ -81,14 +102,12 @@ def night(settings: Settings) -> Iterator[tuple[Night, Cluster]]:
         raise SettingsError("popularity_days and evaluate.holdout_days must be above 0.", "Correct the command.")
     out = Path(settings.out).resolve()
     (out / "runs").mkdir(parents=True, exist_ok=True)
-    vocabulary = Vocabulary(sources=tuple(settings.consent.sources))
-    with contextlib.closing(Ledger.open(settings.store.ledger, vocabulary)) as ledger:
-        sequence = ledger.sequence()
-    keys = UserKeys.load(settings.store.keys, create=settings.store.make_keys)
+    with opened_ledger(settings) as (ledger, keys):
+        sequence, version = ledger.sequence(), ledger.vocabulary.version
     inputs = _digests(settings) | {
         "ledger": str(sequence),
         "keys": f"{keys.stable.key_id} {keys.rotating.key_id}",
-        "vocabulary": vocabulary.version,
+        "vocabulary": version,
         "code": _code(),
     }
     made = Night(settings, out, inputs, sequence, began)

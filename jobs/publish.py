@@ -5,19 +5,20 @@ Run it alone, after evaluate:  python -m jobs.publish data=online_retail data.pa
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from dataclasses import asdict
 
-from engine.errors import GateBlocked, NoSnapshot
+from engine.errors import GateBlocked, NoSnapshot, RunLocked
 from engine.evaluation.gates import broken_gates
-from engine.snapshot import Registry, read_manifest
+from engine.snapshot import Manifest, Registry, read_manifest
 from jobs.assemble import assemble
 from jobs.cluster import Cluster
 from jobs.launch import recipe
-from jobs.night import FULL, Night, night
+from jobs.night import FULL, Night, moment, night
 from jobs.progress import say
 from jobs.settings import Settings
-from jobs.stage import StageManifest, finished, stage
+from jobs.stage import StageManifest, finished, run_lock, stage
 
 __all__ = ["main", "publish"]
 
@@ -31,17 +32,21 @@ def publish(this: Night, cluster: Cluster) -> StageManifest:
     settings = this.settings
     rank, evaluation = finished(this.folder, "rank"), finished(this.folder, "evaluate")
     registry = Registry(settings.store.snapshots)
-    yesterday = _serving(registry)
+    serving = _serving(registry)
     people = sum(facts["users"] for name, facts in rank.shards.items() if name.startswith(f"{FULL}-"))
     items = finished(this.folder, "ingest").facts["items"]
     today = dict(evaluation.facts["metrics"]) | {"people": float(people), "items": float(items)}
-    inputs = {"rank": rank.fingerprint, "evaluate": evaluation.fingerprint}
+    inputs = this.after("rank", "evaluate")
     with stage(this.folder, "publish", inputs, {"gates": asdict(settings.gates), "force": settings.force}) as work:
         snapshot = finished(this.folder, "publish").facts["snapshot"] if work.whole else ""
         if snapshot and snapshot in {manifest.snapshot_id for manifest in registry.list()}:
-            say(f"publish: {snapshot} is there already")
+            now = serving.snapshot_id if serving is not None else "nothing"
+            say(f"publish: {snapshot} is there already" + ("" if now == snapshot else f"; {now} serves"))
             return finished(this.folder, "publish")
-        broken = broken_gates(today, yesterday, settings.gates)
+        broken = broken_gates(today, serving.metrics if serving is not None else None, settings.gates)
+        as_of = moment(finished(this.folder, "ingest").facts["as_of"])
+        if serving is not None and as_of < serving.as_of:
+            broken.append(f"as_of: {as_of.isoformat()} lies before the {serving.as_of.isoformat()} that serves")
         if broken and not settings.force:
             raise GateBlocked(
                 f"{len(broken)} gate(s) are broken: {'; '.join(broken)}.",
@@ -50,20 +55,31 @@ def publish(this: Night, cluster: Cluster) -> StageManifest:
         staged = registry.stage()
         try:
             assemble(this, FULL, staged, today)
-            manifest = registry.publish(staged)
+            # Gated against one snapshot, published after that one: another publisher in between is a conflict.
+            manifest = registry.publish(staged, serving.snapshot_id if serving is not None else "")
         except BaseException:
             shutil.rmtree(staged, ignore_errors=True)
             raise
+        registry.sweep(settings.store.keep)
+        _forget_runs(this)
         say(f"publish: {manifest.snapshot_id}, {people} people, {items} items")
         facts = {"snapshot": manifest.snapshot_id, "broken": broken, "forced": settings.force if broken else ""}
         return work.finish(facts)
 
 
-def _serving(registry: Registry) -> dict[str, float] | None:
+def _serving(registry: Registry) -> Manifest | None:
     try:
-        return dict(read_manifest(registry.root / registry.current()).metrics)
+        return read_manifest(registry.root / registry.current())
     except NoSnapshot:
         return None
+
+
+def _forget_runs(this: Night) -> None:
+    """Remove old nights: what they hold of people is not kept longer than the snapshots are. Named runs stay."""
+    nights = [path for path in this.folder.parent.glob("night-*") if path != this.folder]
+    for folder in sorted(nights, key=lambda path: path.stat().st_mtime, reverse=True)[this.settings.store.keep :]:
+        with contextlib.suppress(RunLocked), run_lock(folder):
+            shutil.rmtree(folder)
 
 
 @recipe("publish")

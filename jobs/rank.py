@@ -34,7 +34,7 @@ def rank(this: Night, cluster: Cluster) -> StageManifest:
     """One task for each bucket of people, for the published fit; for the other one, only whom the evaluation asks about."""
     settings, facts = this.settings, finished(this.folder, "ingest").facts
     lanes(settings.rank.lanes)  # an unknown lane is refused here, not in a task
-    inputs = {"embed": finished(this.folder, "embed").fingerprint}
+    inputs = this.after("embed")
     config = {
         "rank": asdict(settings.rank),
         "evaluated": settings.evaluate.people,
@@ -65,7 +65,9 @@ def _rank_bucket(name: str, work: Stage, this: Night, shelves: Shelves, moment: 
         asked = evaluated(activity, histories, moment, settings)
         histories, sums = _only(activity, asked, histories, sums, moment)
     profiles = tuple((profile.name, profile.groups) for profile in this.profiles)
-    people = gather(histories, sums, tower, profiles, shelves.shop.size, moment, settings.rank, device_here())
+    people = gather(
+        histories, sums, tower, profiles, shelves.shop.size, moment, settings.rank, device_here(), settings.train.wanted
+    )
     found = {lane: source.find(people, shelves.shop) for lane, source in lanes(settings.rank.lanes).items()}
     merged = merge(found, settings.rank.candidates, settings.rank.least_each)
     vocabulary: Vocabulary = this.vocabulary

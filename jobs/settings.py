@@ -28,7 +28,8 @@ class StoreSettings:
     snapshots: str = "${out}/snapshots"
     ledger: str = "sqlite:///${out}/consent.db"
     keys: str = "${out}/keys"
-    make_keys: bool = False  # make missing ones; for one machine and a first run
+    make_keys: bool = False  # make missing ones with a new ledger; for one machine and a first run
+    keep: int = 3  # snapshots and nights, beside the one that serves and the one before it
 
 
 @dataclass

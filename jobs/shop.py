@@ -14,7 +14,7 @@ from engine import schema
 from engine.ranking.lanes.popular import PopularLane
 from engine.ranking.people import Shop
 from jobs.embed import load_items
-from jobs.ingest import popularity
+from jobs.ingest import popularity, sensitive
 from jobs.night import Night, table
 from jobs.stage import finished
 
@@ -54,7 +54,6 @@ def load_shelves(this: Night, part: str) -> Shelves:
     roots = [path[0] if path else None for path in catalogue["categories"].to_pylist()]
     categories = sorted({name for name in roots if name is not None})
     place = {name: code for code, name in enumerate(categories)}
-    sensitive = pc.fill_null(pc.greater(pc.list_value_length(catalogue["sensitive"]), 0), False)
     keep = this.settings.neighbours
     shop = Shop(
         vectors,
@@ -69,7 +68,7 @@ def load_shelves(this: Night, part: str) -> Shelves:
         shop,
         np.array([place.get(name, -1) if name else -1 for name in roots], np.int32),
         categories,
-        sensitive.to_numpy().astype(bool),
+        sensitive(catalogue),
         people,
         neighbour,
         likeness,

@@ -34,7 +34,7 @@ def train(this: Night, cluster: Cluster) -> StageManifest:
     before = finished(this.folder, "ingest")
     settings = this.settings
     config = {"towers": asdict(settings.towers), "train": asdict(settings.train)}
-    with stage(this.folder, "train", {"ingest": before.fingerprint}, config) as work:
+    with stage(this.folder, "train", this.after("ingest"), config) as work:
         if work.whole:
             return finished(this.folder, "train")
         for part in work.shards_left(PARTS):

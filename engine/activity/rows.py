@@ -165,9 +165,10 @@ def _steps(order: pa.ChunkedArray) -> pa.ChunkedArray:
 def _event_rules(data: DataSettings) -> pl.DataFrame:
     """event -> code (-1: not read), and the value below which the event is not read."""
     rules = data.events or {name: EventRule(means=name) for name in EVENTS}
+    undoes = [rule.undoes or ("purchase" if rule.means == "return" else "") for rule in rules.values()]
     codes = [
-        UNDO + EVENTS.index(rule.undoes) if rule.undoes else EVENTS.index(rule.means) if rule.means else -1
-        for rule in rules.values()
+        UNDO + EVENTS.index(undone) if undone else EVENTS.index(rule.means) if rule.means else -1
+        for rule, undone in zip(rules.values(), undoes, strict=True)
     ]
     return pl.DataFrame(
         {"event": list(rules), "code": codes, "at_least": [rule.at_least for rule in rules.values()]},

@@ -70,7 +70,8 @@ def settle_bucket(folder: Path, data: DataSettings, as_of: int, moments: list[in
     counts["-no_grant_or_anonymous"] = before - len(personal)
     before = len(personal)
     personal = personal.sort("user_key", "ts", "item", "event", "source", "weight")
-    late = pl.int_range(pl.len(), 0, -1).over("user_key")
+    # Wants and the rest are capped apart: no flood of impressions pushes out what somebody bought.
+    late = pl.int_range(pl.len(), 0, -1).over("user_key", pl.col("want") > 0)
     personal = personal.filter(late <= data.events_per_user)
     counts["-over_events_per_user"] = before - len(personal)
     return Settled(_as_schema(personal, ACTIVITY), popularity, counts)

@@ -39,7 +39,8 @@ class SplitContext:
     """What every file is read against.
 
     items, dropped: item ids as `read_catalogue` gives them. standings: schema.STANDINGS. trainable, profilable: per
-    source code, the mask whose grant the purpose needs. now: microseconds since the epoch.
+    source code, the mask whose grant the purpose needs. now: microseconds since the epoch. sensitive_items: item codes whose
+    events tell more than others, and sensitive: per source code, the mask that these need besides.
     """
 
     data: DataSettings
@@ -52,6 +53,8 @@ class SplitContext:
     keys: UserKeys
     buckets: int
     now: int
+    sensitive_items: tuple[int, ...] = ()
+    sensitive: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,9 +139,15 @@ def _keyed(taken: pl.DataFrame, context: SplitContext) -> pl.DataFrame:
         how="left",
     )
     source = pl.DataFrame(
-        {"source": range(len(context.sources)), "t": context.trainable, "p": context.profilable},
-        schema={"source": pl.UInt8, "t": pl.UInt64, "p": pl.UInt64},
+        {
+            "source": range(len(context.sources)),
+            "t": context.trainable,
+            "p": context.profilable,
+            "s": context.sensitive or (0,) * len(context.sources),
+        },
+        schema={"source": pl.UInt8, "t": pl.UInt64, "p": pl.UInt64, "s": pl.UInt64},
     )
+    more = pl.when(pl.col("item").is_in(context.sensitive_items)).then(pl.col("s")).otherwise(0)
     known = pl.col("user_key").is_not_null()
     allowed = pl.col("granted").fill_null(0)
     bucket = (
@@ -154,8 +163,8 @@ def _keyed(taken: pl.DataFrame, context: SplitContext) -> pl.DataFrame:
         taken.join(granted, on="user_id", how="left", maintain_order="left")
         .join(source, on="source", how="left", maintain_order="left")
         .with_columns(
-            trainable=(allowed & pl.col("t")) == pl.col("t"),
-            profilable=(allowed & pl.col("p")) == pl.col("p"),
+            trainable=(allowed & (pl.col("t") | more)) == (pl.col("t") | more),
+            profilable=(allowed & (pl.col("p") | more)) == (pl.col("p") | more),
             bucket=bucket.cast(pl.Int32),
         )
         .select(*SPLIT, "bucket")

@@ -72,6 +72,26 @@ class Ledger:
         """
         return cls(open_engine(url, patience), vocabulary)
 
+    def bind(self, key_id: str) -> None:
+        """Tie the ledger to the stable key that names people in it; the first caller decides.
+
+        Args:
+            key_id: of the stable user key.
+
+        Raises:
+            LedgerUnavailable: its people are named by another key, so that none would be found, and a withdrawal would be
+                written beside the grant that it means.
+        """
+        with self._writing, told("written", self._failures), self._writer.begin() as connection:
+            held = connection.execute(select(LEDGER.c.stable_key)).scalar_one()
+            if not held:
+                connection.execute(update(LEDGER).values(stable_key=key_id))
+        if held and held != key_id:
+            raise LedgerUnavailable(
+                f"The consent ledger names people by the stable key {held}, not by {key_id}.",
+                "Put the deployment's stable.key back.",
+            )
+
     def record(
         self,
         key: bytes,

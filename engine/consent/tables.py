@@ -50,6 +50,7 @@ LEDGER = Table(
     Column("id", Integer, primary_key=True),
     Column("format", Integer, nullable=False),
     Column("sequence", BigInteger, nullable=False),
+    Column("stable_key", Text, nullable=False),  # id of the key that names people; empty until first used
 )
 # Append-only. A call's changes share its sequence; a preference is a row of its own with an empty purpose.
 CHANGES = Table(
@@ -145,7 +146,7 @@ def open_engine(url: str, patience: float) -> Engine:
             METADATA.create_all(connection)
             found = connection.execute(select(LEDGER.c.format)).scalar()
             if found is None:
-                connection.execute(insert(LEDGER).values(id=1, format=LEDGER_FORMAT, sequence=0))
+                connection.execute(insert(LEDGER).values(id=1, format=LEDGER_FORMAT, sequence=0, stable_key=""))
     except BaseException:
         engine.dispose()
         raise

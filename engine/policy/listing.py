@@ -26,7 +26,7 @@ def make_list(chain: Chain, candidates: Alternatives, popular: Slate, moment: Mo
     left = moment.limit - len(own.slate)
     if left <= 0:
         return own
-    ways = np.asarray(candidates.basis).reshape(len(candidates.item), -1)
+    ways = candidates.basis if candidates.basis.ndim == 2 else candidates.basis[:, None]
     # What the rules let through or removed already is not offered, and counted, a second time.
     taken = candidates.item[allowed(ways, moment.granted).any(axis=1)]
     rest = popular.take(np.flatnonzero(~np.isin(popular.item, taken)))

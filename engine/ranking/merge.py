@@ -41,7 +41,10 @@ def merge(found: dict[str, Found], keep: int, least_each: int) -> Merged:
     every, lane = every.take(real), lane[real]
     nth = _place((every.owner, lane, every.basis), -every.score, every.item)
     strong = nth < least_each
-    order = np.lexsort((every.basis, lane, -every.score, every.item, every.owner))
+    grants = np.bitwise_count(
+        every.basis
+    )  # of equal scores the one that asks for less comes first, and rules the other out
+    order = np.lexsort((every.basis, lane, grants, -every.score, every.item, every.owner))
     every, lane, strong = every.take(order), lane[order], strong[order]
     edge = np.ones(len(lane), bool)
     edge[1:] = (every.owner[1:] != every.owner[:-1]) | (every.item[1:] != every.item[:-1])

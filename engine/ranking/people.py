@@ -11,11 +11,14 @@ from numpy.typing import NDArray
 
 from engine.errors import SettingsError
 from engine.kernels.encode_user import UserTower, encode, pool, within_groups
+from engine.ranking.habits import masses
 from engine.schema import EVENTS, PURCHASE
 from engine.two_tower.encoding import GroupSums
 from engine.two_tower.histories import Histories
 
 _DAY = 86_400_000_000
+ONLOOKER = 0.1  # mass of somebody who has looked and wanted nothing yet
+GROUPS = 64  # more than there are bits in a basis
 
 
 @dataclass(slots=True)
@@ -58,9 +61,12 @@ class Shop:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ProfileVectors:
-    """People encoded on one stored profile: rows (P,) of the block; basis (P,); vectors (P, D); mass (P,) of their wants."""
+    """People encoded on one stored profile: rows (P,) of the block; basis (P,); vectors (P, D); mass (P,) of their wants.
+    groups: the mask of events that the profile may read.
+    """
 
     name: str
+    groups: int
     rows: NDArray[np.int64]
     basis: NDArray[np.uint64]
     vectors: NDArray[np.float32]
@@ -80,14 +86,23 @@ class People:
     settings: RankSettings
     device: str = "cpu"  # where exact top-K is taken
 
-    def unseen(self, owner: NDArray[np.integer], item: NDArray[np.integer], items: int) -> NDArray[np.bool_]:
-        """Which (person, item) pairs are not hidden."""
-        if not len(owner):
-            return np.ones(0, bool)
-        first, last = int(owner.min()), int(owner.max()) + 1
-        starts = self.seen_starts[first : last + 1]
-        hidden = np.repeat(np.arange(first, last), np.diff(starts)) * items + self.seen_item[starts[0] : starts[-1]]
-        return np.isin(owner.astype(np.int64) * items + item, hidden, invert=True)
+    def unseen(
+        self,
+        owner: NDArray[np.integer],
+        item: NDArray[np.integer],
+        items: int,
+        group: NDArray[np.integer],
+    ) -> NDArray[np.bool_]:
+        """Which (person, item) pairs no event of the given group hides. Hiding tells of an event, and needs its grant too."""
+        hider = np.log2(self.seen_basis.astype(np.float64)).astype(np.int64)  # one bit a row, so exact
+        owners = np.repeat(np.arange(self.histories.users), np.diff(self.seen_starts))
+        hidden = (owners * items + self.seen_item) * GROUPS + hider
+        code = (owner.astype(np.int64) * items + item) * GROUPS + group
+        if not len(hidden):
+            return np.ones(len(code), bool)
+        place = np.minimum(np.searchsorted(hidden, code), len(hidden) - 1)
+        result: NDArray[np.bool_] = hidden[place] != code
+        return result
 
 
 def gather(
@@ -99,6 +114,7 @@ def gather(
     moment: int,
     settings: RankSettings,
     device: str = "cpu",
+    wanted: float = 1.0,
 ) -> People:
     """Encode a block of people on every stored profile, and find what is hidden from them.
 
@@ -108,10 +124,10 @@ def gather(
         items: I.
         moment: the night's time, microseconds since the epoch.
         device: where exact top-K is taken.
+        wanted: least interest weight of a want, as in training.
     """
     starts, item, basis = _seen(histories, items, moment, settings)
     encoded: list[ProfileVectors] = []
-    strength = histories.weight * 0.5 ** ((moment - histories.ts) / _DAY / settings.mass_days)
     taken = np.zeros((len(profiles), histories.users), np.uint64)
     for number, (name, mask) in enumerate(profiles):
         inside = within_groups(mask, sums.group)
@@ -125,16 +141,16 @@ def gather(
         pooled = pool(
             sums.sums[mine], sums.weights[mine], sums.last[mine], place[sums.owner[mine]], len(rows), tower.rates
         )
-        allowed = within_groups(mask, histories.group)
-        mass = np.bincount(histories.owner[allowed], strength[allowed], histories.users)[rows].astype(np.float64)
-        encoded.append(ProfileVectors(name, rows, bits[rows], encode(*pooled, tower), mass))
+        pairs, strength = masses(histories.within(mask), moment, wanted, settings.mass_days, items)
+        mass = np.maximum(np.bincount(pairs // items, strength, histories.users)[rows], ONLOOKER)
+        encoded.append(ProfileVectors(name, mask, rows, bits[rows], encode(*pooled, tower), mass))
     return People(histories, starts, item, basis, tuple(encoded), moment, settings, device)
 
 
 def _seen(
     histories: Histories, items: int, moment: int, settings: RankSettings
 ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.uint64]]:
-    """Distinct (person, item) pairs that are hidden, sorted, with the groups of events that say so."""
+    """Hidden (person, item) pairs, sorted; one row for each group of events that says so, whose grant it needs alone."""
     hides = np.zeros(len(histories.item), bool)
     for name, days in settings.seen.items():
         if name not in EVENTS:
@@ -145,12 +161,12 @@ def _seen(
             )
         recent = histories.ts > moment - int(days * _DAY) if days else True
         hides |= (histories.event == EVENTS.index(name)) & recent
-    owner = histories.owner[hides]
-    pair, place = np.unique(owner * items + histories.item[hides], return_inverse=True)
-    basis = np.zeros(len(pair), np.uint64)
-    np.bitwise_or.at(basis, place, np.uint64(1) << histories.group[hides].astype(np.uint64))
+    owner, group = histories.owner[hides], histories.group[hides].astype(np.int64)
+    code = np.unique((owner * items + histories.item[hides]) * GROUPS + group)
+    pair = code // GROUPS
     starts = np.searchsorted(pair, np.arange(histories.users + 1) * items)
-    return starts.astype(np.int64), (pair % max(items, 1)).astype(np.int32), basis
+    item = (pair % max(items, 1)).astype(np.int32)
+    return starts.astype(np.int64), item, np.uint64(1) << (code % GROUPS).astype(np.uint64)
 
 
 def is_purchase(histories: Histories) -> NDArray[np.bool_]:

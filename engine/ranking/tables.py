@@ -57,7 +57,7 @@ def shard_tables(
             group=sums.group,
             last=sums.last,
             weights=sums.weights,
-            sums=sums.sums.reshape(len(sums.sums), -1),
+            sums=sums.sums.reshape(len(sums.sums), sums.sums.shape[1] * sums.sums.shape[2]),
         ),
         "seen": _table(schema.SEEN, item=people.seen_item, basis=people.seen_basis),
         "mix": _table(schema.MIX, category=category, share=share, basis=mix_basis),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import grpc
 from bodega.v1 import ranking_pb2, ranking_pb2_grpc
 
-from engine.errors import BodegaError, NotBuilt
+from engine.errors import NotBuilt
 from engine.serving import limits
 from engine.serving.errors import fault_of, problem_of
 from engine.serving.recommend import Ask, Recommender
@@ -38,7 +38,7 @@ class RankingServicer(ranking_pb2_grpc.RankingServiceServicer):
             try:
                 limits.check(each)
                 response = self.Recommend(each, context)
-            except BodegaError as error:
+            except Exception as error:  # noqa: BLE001 - one person's fault, whatever it is, is not another's
                 results.append(ranking_pb2.BatchRecommendResult(problem=problem_of(fault_of(error))))
             else:
                 results.append(ranking_pb2.BatchRecommendResult(response=response))

@@ -69,6 +69,7 @@ class Replica:
         self._served: Served | None = None
         self._in_use: dict[int, tuple[Served, int]] = {}  # by id(): requests under way on each
         self._ledger: _OpenLedger | None = None
+        self._highest = 0  # sequence of the ledger that this process has seen
         self._ledger_heard = time.monotonic()
         self._ledger_path = Path(make_url(settings.ledger).database or "")
         self._problems: dict[str, BodegaError] = {}
@@ -188,7 +189,7 @@ class Replica:
         held = self._ledger
         found = _identity(self._ledger_path)
         if held is not None and found == held.file:
-            held.ledger.sequence()
+            self._check_forward(held.ledger)
         else:
             if held is not None and found is None:
                 # A new, empty ledger in its place would hide the loss from the operator.
@@ -198,14 +199,33 @@ class Replica:
                 held.ledger.close()
         self._ledger_heard = time.monotonic()
 
+    def _check_forward(self, ledger: Ledger) -> None:
+        """A ledger that went back, as one from a backup does, has lost withdrawals that were acknowledged."""
+        sequence = ledger.sequence()
+        night = self._served.snapshot.manifest.lineage.ledger_sequence if self._served is not None else 0
+        if sequence < max(self._highest, night):
+            raise LedgerUnavailable(
+                f"The consent ledger stands at {sequence}, it was at {max(self._highest, night)} before.",
+                "Restore the newer ledger: withdrawals are missing from this one.",
+            )
+        self._highest = sequence
+
     def _open_ledger(self) -> _OpenLedger:
         if not Path(self.settings.out).is_dir():
             raise LedgerUnavailable(
                 f"The folder {self.settings.out} does not exist.", "Run the night into it, or mend out=."
             )
-        # A ledger on this machine's disk has no second replica that could make other keys.
-        keys = UserKeys.load(self.settings.keys, create=True)
+        if _identity(self._ledger_path) is not None and not self._ledger_path.stat().st_size:
+            raise LedgerUnavailable(f"{self._ledger_path} is empty.", "Restore it, or remove it to begin a new one.")
         ledger = Ledger.open(self.settings.ledger, self.vocabulary)
+        try:
+            # Keys are made for a new ledger alone: others would not find the people of an old one.
+            keys = UserKeys.load(self.settings.keys, create=ledger.sequence() == 0)
+            ledger.bind(keys.stable.key_id)
+            self._check_forward(ledger)
+        except BodegaError:
+            ledger.close()
+            raise
         return _OpenLedger(ledger, keys, _identity(self._ledger_path) or (0, 0))
 
     def _look_at_pointer(self) -> None:

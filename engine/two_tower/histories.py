@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from engine.kernels.encode_user import within_groups
 from engine.kernels.encode_user.reference import MICROSECONDS_A_DAY
 from engine.schema import PURCHASE
 
@@ -39,6 +40,13 @@ class Histories:
     def owner(self) -> NDArray[np.int64]:
         """(E,) the person of each event."""
         return np.repeat(np.arange(self.users), np.diff(self.starts))
+
+    def within(self, groups: int) -> Histories:
+        """The same people with the events of some groups alone; groups is a mask of the consent vocabulary."""
+        kept = within_groups(groups, self.group)
+        starts = np.concatenate([[0], np.cumsum(kept)])[self.starts].astype(np.int64)
+        item, ts, weight = self.item[kept], self.ts[kept], self.weight[kept]
+        return Histories(self.keys, starts, item, ts, weight, self.group[kept], self.event[kept])
 
     @classmethod
     def of(cls, activity: pa.Table, purpose: str, before: int | None = None) -> Histories:

@@ -92,7 +92,7 @@ def fit(
     if not len(windows) or not windows.target.any():
         raise TrainingError(
             "There is no history to train on: no person has two wanted events that may be used.",
-            "Check conf/data event weights against towers.train.wanted, and that the ledger holds `train` grants.",
+            "Check conf/data event weights against train.wanted, and that the ledger holds `train` grants.",
         )
     table = [model.items.ids, model.items.content]
     rest = [p for p in model.parameters() if all(p is not t for t in table)]
@@ -136,7 +136,7 @@ def fit(
             raise TrainingError(
                 f"Epoch {epoch + 1}: the loss is {state.loss:.3f}, and {math.log(catalogue):.3f} would be the loss of a guess:"
                 " training diverged.",
-                "Lower towers.train.rate; nothing was published.",
+                "Lower train.rate; nothing was published.",
             )
         if worker.rank == 0:
             checkpoint.save(folder, model, optimiser, state)
@@ -181,8 +181,8 @@ def _step(
     norm = nn.utils.clip_grad_norm_(model.parameters(), 5.0)
     if not torch.isfinite(norm):
         raise TrainingError(
-            f"A gradient is not finite (loss {float(loss):.3f}): training diverged.",
-            "Look for NaN or infinite values in the log; lower towers.train.rate. Nothing was published.",
+            f"A gradient is not finite (loss {loss.item():.3f}): training diverged.",
+            "Look for NaN or infinite values in the log; lower train.rate. Nothing was published.",
         )
     optimiser.step()
     return loss.detach()
@@ -200,6 +200,8 @@ def _check(histories: Histories, catalogue: int, train: TrainSettings) -> None:
             f"A window of {train.window} events does not fit batches of {train.events}.",
             "Set train.window to 2 or more, and train.events to at least as many.",
         )
+    if not 0 < train.rate < math.inf:
+        raise TrainingError(f"A rate of {train.rate} is none.", "Set train.rate to a small number above 0.")
     if len(histories.item) and histories.item.max() >= catalogue:
         raise TrainingError(
             f"The log names item row {histories.item.max()} of a catalogue of {catalogue}.", "Run ingest again."

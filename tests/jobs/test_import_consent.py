@@ -39,7 +39,7 @@ def grants(folder: Path, **columns: Any) -> str:
 
 
 def standing(chosen: Settings, user_id: str) -> Standing:
-    key = UserKeys.load(chosen.store.keys).stable.derive(user_id)
+    key = UserKeys.load(chosen.store.keys, create=True).stable.derive(user_id)
     with contextlib.closing(Ledger.open(chosen.store.ledger, SOURCES)) as ledger:
         return ledger.standing(key)
 

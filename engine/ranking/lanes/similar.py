@@ -51,7 +51,7 @@ class SimilarLane:
         owner, group, evidence = owner[source], group[source], item[source]
         found = shop.neighbour[evidence, place]
         value = (strength[source] * shop.likeness[evidence, place]).astype(np.float32)
-        open_ = people.unseen(owner, found, shop.size) & (value > 0)
+        open_ = people.unseen(owner, found, shop.size, group) & (value > 0)
         owner, group, evidence = owner[open_], group[open_], evidence[open_]
         found, value = found[open_], value[open_]
         # One key sorts by person, item and falling value: the bits of positive floats rise with them. Ties: lowest evidence.

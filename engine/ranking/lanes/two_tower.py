@@ -38,11 +38,14 @@ def search(people: People, shop: Shop, among: NDArray[np.bool_], keep: int, trus
     for profile in people.profiles:
         lengths = np.diff(people.seen_starts)[profile.rows]
         flat = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        hidden = sub[people.seen_item[np.repeat(people.seen_starts[profile.rows], lengths) + flat]]
-        owner = np.repeat(np.arange(len(profile.rows)), lengths)[hidden >= 0]
-        starts = np.searchsorted(owner, np.arange(len(profile.rows) + 1))
-        found = hidden[hidden >= 0]
-        ids, scores = top_k(profile.vectors, shop.vectors[rows], keep, starts.astype(np.int64), found, people.device)
+        rows_seen = np.repeat(people.seen_starts[profile.rows], lengths) + flat
+        owner = np.repeat(np.arange(len(profile.rows)), lengths)
+        # What hides an item is an event as well: one outside the profile has no say in its list.
+        told = (people.seen_basis[rows_seen] & np.uint64(profile.groups)) != 0
+        hidden = sub[people.seen_item[rows_seen]]
+        owner, hidden = owner[told & (hidden >= 0)], hidden[told & (hidden >= 0)]
+        starts = np.searchsorted(owner, np.arange(len(profile.rows) + 1)).astype(np.int64)
+        ids, scores = top_k(profile.vectors, shop.vectors[rows], keep, starts, hidden, people.device)
         # A sample may miss the very items that hold the mass: it is never less than that of the items found.
         least = np.logaddexp.reduce(scores, axis=1, dtype=np.float64)
         chance = np.exp(scores - np.maximum(least, log_mass(profile.vectors, shop.vectors))[:, None])

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from engine.ranking.found import Found
 from engine.ranking.habits import CURVE
-from engine.ranking.people import People, Shop, is_purchase
+from engine.ranking.people import People, ProfileVectors, Shop, is_purchase
 from engine.schema import EVENTS
 from engine.two_tower.histories import Histories
 
@@ -85,12 +85,20 @@ class UsualLane:
     rhythm: float = 4
 
     def find(self, people: People, shop: Shop) -> Found:
-        """Everything bought before and not dismissed since, by the chance that it is wanted within the horizon."""
-        known = cadence(people.histories, people.moment, people.settings.mass_days)
+        """Everything bought before and not dismissed since, by the chance that it is wanted within the horizon.
+
+        Asked once for each stored profile, so that what one source says does not fall with another.
+        """
+        return Found.together([self._of_profile(people, shop, profile) for profile in people.profiles])
+
+    def _of_profile(self, people: People, shop: Shop, profile: ProfileVectors) -> Found:
+        past = people.histories.within(profile.groups)
+        known = cadence(past, people.moment, people.settings.mass_days)
         chance = 1 - np.exp(-shop.hazard[known.item] * known.mass**CURVE)
         waited = (people.moment - known.last) / _DAY + people.settings.horizon_days
         due = np.where(known.purchases >= self.rhythm, np.minimum(1.0, waited / np.maximum(known.gap_days, 1e-9)), 1.0)
-        score = (self.trust * chance * due * ~_dismissed(people.histories, known, shop.size)).astype(np.float32)
+        score = (self.trust * chance * due * ~_dismissed(past, known, shop.size)).astype(np.float32)
         order = np.lexsort((known.item, -score, known.owner))
+        order = order[np.isin(known.owner[order], profile.rows)]
         order = order[np.arange(len(order)) - np.searchsorted(known.owner[order], known.owner[order]) < self.keep]
         return Found(known.owner[order], known.item[order], score[order], known.basis[order], known.item[order])
