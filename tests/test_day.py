@@ -55,8 +55,11 @@ def test_a_day_from_stranger_to_known_and_back(small_shop, first_night, tmp_path
 
             withdrawn = client.withdraw(newcomer, "profile", "web")
             narrowed = client.recommend(newcomer, limit=10, consent_token=withdrawn.consent_token)
-            assert narrowed.provenance.mode in (Mode.MODE_LIMITED, Mode.MODE_NON_PROFILED)
+            assert narrowed.provenance.mode == Mode.MODE_LIMITED
+            assert narrowed.provenance.reason == "grants_missing"
             assert items(narrowed) != items(known)
+            # What the other sources say stays: it narrows, and does not fall silent.
+            assert {item.lane for item in narrowed.items} - {"popular"}
 
             gone = client.withdraw(newcomer)
             after = client.recommend(newcomer, limit=10, consent_token=gone.consent_token)

@@ -41,9 +41,8 @@ def merge(found: dict[str, Found], keep: int, least_each: int) -> Merged:
     every, lane = every.take(real), lane[real]
     nth = _place((every.owner, lane, every.basis), -every.score, every.item)
     strong = nth < least_each
-    grants = np.bitwise_count(
-        every.basis
-    )  # of equal scores the one that asks for less comes first, and rules the other out
+    # Of equal scores the one that asks for less comes first, and rules the other out.
+    grants = np.bitwise_count(every.basis)
     order = np.lexsort((every.basis, lane, grants, -every.score, every.item, every.owner))
     every, lane, strong = every.take(order), lane[order], strong[order]
     edge = np.ones(len(lane), bool)

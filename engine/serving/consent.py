@@ -54,6 +54,7 @@ class ConsentServicer(consent_pb2_grpc.ConsentServiceServicer):
             request.request_id,
             _occurred_at(request),
         )
+        self._replica.saw(recorded.sequence)
         return consent_pb2.SetConsentResponse(
             consent_token=consent_token(recorded.sequence),
             sequence=recorded.sequence,

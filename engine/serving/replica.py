@@ -199,6 +199,11 @@ class Replica:
                 held.ledger.close()
         self._ledger_heard = time.monotonic()
 
+    def saw(self, sequence: int) -> None:
+        """Remember how far the ledger has come: it may not be found further back."""
+        with self._lock:
+            self._highest = max(self._highest, sequence)
+
     def _check_forward(self, ledger: Ledger) -> None:
         """A ledger that went back, as one from a backup does, has lost withdrawals that were acknowledged."""
         sequence = ledger.sequence()
@@ -208,7 +213,7 @@ class Replica:
                 f"The consent ledger stands at {sequence}, it was at {max(self._highest, night)} before.",
                 "Restore the newer ledger: withdrawals are missing from this one.",
             )
-        self._highest = sequence
+        self.saw(sequence)
 
     def _open_ledger(self) -> _OpenLedger:
         if not Path(self.settings.out).is_dir():

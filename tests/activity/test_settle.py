@@ -58,9 +58,10 @@ def test_rows_are_sorted_by_person_time_item_and_event(shop: Shop) -> None:
 
 def test_each_event_weighs_what_it_says_of_interest(shop: Shop) -> None:
     shop.data.weights = {"click": 0.75}
-    (settled,) = shop.settle([row("abcd"[at % 4], name, at) for at, name in enumerate(EVENTS)])
+    there = [name for name in EVENTS if name != "return"]  # which takes a purchase back
+    (settled,) = shop.settle([row("abcd"[at % 4], name, at) for at, name in enumerate(there)])
     found = dict(zip(settled.activity["event"].to_pylist(), settled.activity["weight"].to_pylist(), strict=True))
-    expected = {code: WEIGHTS.get(name, 0.0) for code, name in enumerate(EVENTS)} | {EVENTS.index("click"): 0.75}
+    expected = {EVENTS.index(name): WEIGHTS.get(name, 0.0) for name in there} | {EVENTS.index("click"): 0.75}
     assert found == pytest.approx(expected)
 
 
@@ -218,7 +219,7 @@ def test_the_strongest_want_of_a_person_is_the_one_that_counts(shop: Shop) -> No
 def test_what_nobody_wanted_is_not_popular(shop: Shop) -> None:
     (settled,) = shop.settle([row("a", "impression"), row("b", "dismiss"), row("c", "return")])
     assert popularity(settled) == {}
-    assert settled.activity.num_rows == 3
+    assert settled.activity.num_rows == 2
 
 
 def test_each_moment_sees_nothing_later_than_itself(shop: Shop) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import statistics
@@ -296,3 +297,13 @@ def test_a_look_up_takes_less_than_a_tenth_of_a_millisecond_among_many(ledger: L
         f"standing: median {median:.0f} us, 99th percentile {slow:.0f} us; standings: {each:.1f} us each\n"
     )
     assert median < 100
+
+
+def test_a_ledger_is_tied_to_the_key_that_first_used_it(tmp_path: Path, vocabulary: Vocabulary) -> None:
+    url = f"sqlite:///{tmp_path / 'consent.db'}"
+    with contextlib.closing(Ledger.open(url, vocabulary)) as ledger:
+        ledger.bind("aaaaaaaa")
+    with contextlib.closing(Ledger.open(url, vocabulary)) as ledger:
+        ledger.bind("aaaaaaaa")
+        with pytest.raises(LedgerUnavailable, match=r"aaaaaaaa, not by bbbbbbbb.*stable.key"):
+            ledger.bind("bbbbbbbb")

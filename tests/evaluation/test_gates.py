@@ -45,3 +45,14 @@ def test_a_list_that_loses_to_popularity_is_refused_unless_the_gate_is_off():
 def test_a_figure_that_could_not_be_measured_is_not_compared():
     today = {name: value for name, value in GOOD.items() if not name.startswith("served")}
     assert broken_gates(today, GOOD, GateSettings()) == []
+
+
+def test_a_figure_that_is_not_a_number_passes_no_gate():
+    (broken,) = broken_gates(GOOD | {"served.all.recall@20": float("nan")}, GOOD, GateSettings())
+    assert "served.all.recall@20: nan is below 0.21" in broken
+    against = GOOD | {"served.all.recall@20": float("nan"), "popularity.all.recall@20": 0.1}
+    assert "popularity" in broken_gates(against, None, GateSettings())[0]
+
+
+def test_a_bad_figure_of_yesterday_does_not_block_for_ever():
+    assert broken_gates(GOOD, GOOD | {"served.coverage": float("nan")}, GateSettings()) == []

@@ -53,10 +53,11 @@ def test_each_span_holds_the_rows_of_its_person():
     past = random_log(np.random.default_rng(2), 6, ITEMS, 120, 6)
     tables, people, merged = tables_of(past)
     for user in range(6):
-        part = lambda kind: tables[kind].slice(  # noqa: E731
-            tables["users"][f"{kind}_start"][user].as_py(),
-            tables["users"][f"{kind}_count"][user].as_py(),  # noqa: B023
-        )
+
+        def part(kind, user=user):
+            start, count = (tables["users"][f"{kind}_{edge}"][user].as_py() for edge in ("start", "count"))
+            return tables[kind].slice(start, count)
+
         assert part("candidates")["item"].to_pylist() == merged.item[merged.owner == user].tolist()
         seen = slice(people.seen_starts[user], people.seen_starts[user + 1])
         assert part("seen")["item"].to_pylist() == people.seen_item[seen].tolist()
@@ -91,7 +92,7 @@ def test_a_row_of_the_mix_relies_on_its_own_group_alone():
 
 def test_what_is_sensitive_asks_for_that_grant_besides():
     past = random_log(np.random.default_rng(5), 4, ITEMS, 100, 6)
-    plain, _, merged = tables_of(past)
+    plain, _, _ = tables_of(past)
     tables, _, _ = tables_of(past, np.ones(ITEMS, bool))
     before = np.array(plain["candidates"]["basis"].to_pylist(), np.uint64)
     after = np.array(tables["candidates"]["basis"].to_pylist(), np.uint64)

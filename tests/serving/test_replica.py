@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from bodega.client import BodegaRpcError, Client
+from bodega.v1 import ranking_pb2
 
 from engine.consent import Vocabulary
 from engine.errors import NoSnapshot, SettingsError, UnknownThing
@@ -170,7 +174,8 @@ def test_a_replaced_ledger_is_never_read_through_the_old_file(shop: Shop, served
 
     Ledger.open(f"sqlite:///{path}", VOCABULARY).close()
     server.replica.look()
-    assert client.recommend("ana").provenance.reason == "no_consent"
+    # An empty ledger where there was one with people in it is a loss, and no fresh start.
+    assert client.recommend("ana").provenance.reason == "consent_unavailable"
 
 
 def test_status_tells_operators_what_ails_the_process(shop: Shop, served: tuple[Server, Client]) -> None:
@@ -245,3 +250,43 @@ def test_the_manifest_of_what_is_served_is_whole_json(shop: Shop) -> None:
     manifest = shop.publish()
     stored = json.loads((shop.out / "snapshots" / manifest.snapshot_id / "manifest.json").read_text())
     assert stored["vocabulary"] == VOCABULARY.to_json()
+
+
+def test_a_ledger_that_went_back_is_not_believed(shop: Shop, served: tuple[Server, Client]) -> None:
+    _, client = served
+    allow(client, "ana")
+    assert client.recommend("ana").provenance.mode != ranking_pb2.Provenance.MODE_NON_PROFILED
+    old = shop.out / "old.db"
+    with (
+        contextlib.closing(sqlite3.connect(shop.out / "consent.db")) as source,
+        contextlib.closing(sqlite3.connect(old)) as copy,
+    ):
+        source.backup(copy)
+    client.withdraw("ana")
+    for name in ("consent.db-wal", "consent.db-shm"):
+        (shop.out / name).unlink(missing_ok=True)
+    old.replace(shop.out / "consent.db")
+    until = time.monotonic() + 3
+    while time.monotonic() < until:  # at once, and after the watcher has looked again
+        provenance = client.recommend("ana").provenance
+        assert provenance.mode == ranking_pb2.Provenance.MODE_NON_PROFILED, provenance
+        time.sleep(0.1)
+    assert provenance.reason == "consent_unavailable"
+
+
+def test_an_old_ledger_is_never_served_with_new_keys(shop: Shop) -> None:
+    shop.publish()
+    with shop.served() as (_, client):
+        allow(client, "ana")
+    kept = (shop.out / "keys" / "stable.key").read_bytes()
+    (shop.out / "keys" / "stable.key").unlink()
+    with shop.served() as (_, client):
+        with pytest.raises(BodegaRpcError) as refused:
+            client.withdraw("ana")
+        assert refused.value.code.name == "UNAVAILABLE"
+    assert not (shop.out / "keys" / "stable.key").exists()
+    (shop.out / "keys" / "stable.key").write_bytes(kept)
+    (shop.out / "keys" / "stable.key").chmod(0o600)
+    with shop.served() as (_, client):
+        client.withdraw("ana")
+        assert client.recommend("ana").provenance.reason == "no_consent"

@@ -43,17 +43,18 @@ class SimilarLane:
         owner, group, item, strength = self._latest(people, first, last)
         reach = np.zeros((last - first, 64))
         np.add.at(reach, (owner - first, group), strength * around[item])
-        # An item that several groups speak for is one reason: the strongest of its events.
         order = np.lexsort((group, -strength, item, owner))
-        order = order[_fresh(owner[order], item[order])]
         owner, group, item, strength = owner[order], group[order], item[order], strength[order]
-        source, place = np.nonzero(shop.neighbour[item] != NO_ITEM)
-        owner, group, evidence = owner[source], group[source], item[source]
-        found = shop.neighbour[evidence, place]
-        value = (strength[source] * shop.likeness[evidence, place]).astype(np.float32)
-        open_ = people.unseen(owner, found, shop.size, group) & (value > 0)
-        owner, group, evidence = owner[open_], group[open_], evidence[open_]
-        found, value = found[open_], value[open_]
+        near = shop.neighbour[item]
+        source, place = np.nonzero(near != NO_ITEM)
+        value = (strength[source] * shop.likeness[item[source], place]).astype(np.float32)
+        open_ = people.unseen(owner[source], near[source, place], shop.size, group[source]) & (value > 0)
+        source, place, value = source[open_], place[open_], value[open_]
+        # An item that several groups speak for is one reason: that of its strongest event that does not hide what is found.
+        spoken = np.cumsum(_fresh(owner, item))
+        _, once = np.unique(spoken[source] * near.shape[1] + place, return_index=True)
+        source, place, value = source[once], place[once], value[once]
+        owner, group, evidence, found = owner[source], group[source], item[source], near[source, place]
         # One key sorts by person, item and falling value: the bits of positive floats rise with them. Ties: lowest evidence.
         pair = ((owner - first) * shop.size + found).astype(np.uint64)
         key = (pair << np.uint64(32)) | (~value.view(np.uint32)).astype(np.uint64)

@@ -87,18 +87,28 @@ class UsualLane:
     def find(self, people: People, shop: Shop) -> Found:
         """Everything bought before and not dismissed since, by the chance that it is wanted within the horizon.
 
-        Asked once for each stored profile, so that what one source says does not fall with another.
+        Asked once for each stored profile, so that what one source says does not fall with another. A dismissal counts for
+        all of them, whichever source it came by: nobody should have to say it twice.
         """
-        return Found.together([self._of_profile(people, shop, profile) for profile in people.profiles])
+        everything = cadence(people.histories, people.moment, people.settings.mass_days)
+        gone = _dismissed(people.histories, everything, shop.size)
+        pairs = (everything.owner * shop.size + everything.item)[gone]
+        found = Found.together([self._of_profile(people, shop, profile, pairs) for profile in people.profiles])
+        # Profiles that differ in what else they may read say the same of an item: once is enough.
+        order = np.lexsort((found.basis, found.item, found.owner))
+        same = np.zeros(len(order), bool)
+        same[1:] = np.all([part[order][1:] == part[order][:-1] for part in (found.owner, found.item, found.basis)], 0)
+        return found.take(np.sort(order[~same]))
 
-    def _of_profile(self, people: People, shop: Shop, profile: ProfileVectors) -> Found:
+    def _of_profile(self, people: People, shop: Shop, profile: ProfileVectors, gone: NDArray[np.int64]) -> Found:
         past = people.histories.within(profile.groups)
         known = cadence(past, people.moment, people.settings.mass_days)
         chance = 1 - np.exp(-shop.hazard[known.item] * known.mass**CURVE)
         waited = (people.moment - known.last) / _DAY + people.settings.horizon_days
         due = np.where(known.purchases >= self.rhythm, np.minimum(1.0, waited / np.maximum(known.gap_days, 1e-9)), 1.0)
-        score = (self.trust * chance * due * ~_dismissed(past, known, shop.size)).astype(np.float32)
+        score = (self.trust * chance * due).astype(np.float32)
         order = np.lexsort((known.item, -score, known.owner))
-        order = order[np.isin(known.owner[order], profile.rows)]
+        open_ = np.isin(known.owner, profile.rows) & np.isin(known.owner * shop.size + known.item, gone, invert=True)
+        order = order[open_[order]]
         order = order[np.arange(len(order)) - np.searchsorted(known.owner[order], known.owner[order]) < self.keep]
         return Found(known.owner[order], known.item[order], score[order], known.basis[order], known.item[order])
