@@ -25,7 +25,7 @@ class SimilarLane:
     latest: float = 60
     keep: float = 60
     half_life: float = 90.0
-    trust: float = 0.5
+    trust: float = 0.05
 
     def find(self, people: People, shop: Shop) -> Found:
         """Score by the three strongest reasons, and rely on the groups of events behind those three alone.

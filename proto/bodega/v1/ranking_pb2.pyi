@@ -188,7 +188,7 @@ class Recommendation(_message.Message):
     score: _builtins.float
     """comparable within this list and lane only"""
     lane: _builtins.str
-    """the source: two_tower, similar, usual, discovery, popular, session, pinned"""
+    """the source: two_tower, similar, usual, discovery, popular, session, pinned; other: a lane of your own"""
     propensity: _builtins.float
     """probability that this item stood at this place, 0..1; for off-policy estimates"""
     @_builtins.property
