@@ -55,8 +55,9 @@ def evaluate(this: Night, cluster: Cluster) -> StageManifest:
         shutil.rmtree(folder)
         figures = _means([part for part, _ in parts])
         lists = np.concatenate([served for _, served in parts])
-        figures["served.coverage"] = metrics.coverage(lists, shelves.shop.size)
-        figures["served.tail_share"] = metrics.tail_share(lists, shelves.shop.tail)
+        if len(lists):  # a figure of nobody would be compared with tomorrow's
+            figures["served.coverage"] = metrics.coverage(lists, shelves.shop.size)
+            figures["served.tail_share"] = metrics.tail_share(lists, shelves.shop.tail)
         figures["evaluated"] = float(len(lists))
         for ranker in RANKERS:
             say(
