@@ -10,7 +10,7 @@ import shutil
 from dataclasses import asdict
 
 from engine.errors import GateBlocked, NoSnapshot, RunLocked
-from engine.evaluation.gates import broken_gates
+from engine.evaluation.gates import broken_gates, gone_back
 from engine.snapshot import Manifest, Registry, read_manifest
 from jobs.assemble import assemble
 from jobs.cluster import Cluster
@@ -45,8 +45,7 @@ def publish(this: Night, cluster: Cluster) -> StageManifest:
             return finished(this.folder, "publish")
         broken = broken_gates(today, serving.metrics if serving is not None else None, settings.gates)
         as_of = moment(finished(this.folder, "ingest").facts["as_of"])
-        if serving is not None and as_of < serving.as_of:
-            broken.append(f"as_of: {as_of.isoformat()} lies before the {serving.as_of.isoformat()} that serves")
+        broken += gone_back(as_of, serving.as_of if serving is not None else None)
         if broken and not settings.force:
             raise GateBlocked(
                 f"{len(broken)} gate(s) are broken: {'; '.join(broken)}.",

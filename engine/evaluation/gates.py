@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 
 
 @dataclass(slots=True)
@@ -55,3 +56,10 @@ def broken_gates(
     if settings.beat_popularity and served is not None and popular is not None and not served >= popular:
         broken.append(f"served.all.recall@20: {served:.4g} is below popularity's {popular:.4g} (gates.beat_popularity)")
     return broken
+
+
+def gone_back(today: datetime, serving: datetime | None) -> list[str]:
+    """The gate against an empty or missing day: a log that ends earlier than the one that serves."""
+    if serving is None or today >= serving:
+        return []
+    return [f"as_of: {today.isoformat()} lies before the {serving.isoformat()} that serves"]

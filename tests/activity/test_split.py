@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import string
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -187,3 +188,18 @@ def test_a_log_without_a_row_is_refused() -> None:
 def test_counts_are_added_by_reason() -> None:
     assert added([]) == {}
     assert added([{"a": 1}, {"b": 2, "a": 3}, {}]) == {"a": 4, "b": 2}
+
+
+def test_events_of_sensitive_items_ask_for_a_grant_of_their_own(shop: Shop) -> None:
+    """Item b is sensitive; ann lets every source use that too, bob does not."""
+    sensitive = tuple(1 << (40 + source) for source in range(len(TRAIN)))
+    shop.granted = {"ann": ALL | sum(sensitive), "bob": ALL}
+    context = replace(shop.context(), sensitive_items=(1,), sensitive=sensitive)
+    rows = [row(item, user_id=name) for name in ("ann", "bob") for item in "ab"]
+    folder = shop.fresh("sensitive")
+    split_files([str(write(folder / "log" / "0.parquet", rows))], context, folder, folder / "quarantine", "part-0")
+    ann, bob = KEYS.rotating.derive_many(["ann", "bob"])
+    found = {(each["user_key"], each["item"]): each for each in parts(folder).to_dicts()}
+    for purpose in ("trainable", "profilable"):
+        assert [found[ann, 0][purpose], found[ann, 1][purpose]] == [True, True]
+        assert [found[bob, 0][purpose], found[bob, 1][purpose]] == [True, False]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 
-from engine.evaluation.gates import GateSettings, broken_gates
+from engine.evaluation.gates import GateSettings, broken_gates, gone_back
 
 GOOD = {"people": 100.0, "items": 50.0, "served.all.recall@20": 0.3, "served.all.ndcg@10": 0.2, "served.coverage": 0.6}
 
@@ -56,3 +58,10 @@ def test_a_figure_that_is_not_a_number_passes_no_gate():
 
 def test_a_bad_figure_of_yesterday_does_not_block_for_ever():
     assert broken_gates(GOOD, GOOD | {"served.coverage": float("nan")}, GateSettings()) == []
+
+
+def test_a_log_that_ends_before_the_one_that_serves_is_refused():
+    first, second = datetime(2026, 1, 20, tzinfo=UTC), datetime(2026, 1, 21, tzinfo=UTC)
+    assert gone_back(second, first) == gone_back(first, first) == gone_back(first, None) == []
+    (broken,) = gone_back(first, second)
+    assert "2026-01-20" in broken and "2026-01-21" in broken
