@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from engine.ranking.people import People, RankSettings, Shop, gather
+from engine.ranking.people import People, Shop, gather
+from engine.ranking.settings import RankSettings
 from engine.schema import NO_ITEM
 from engine.two_tower.encoding import group_sums
 from engine.two_tower.histories import Histories

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from engine.errors import SettingsError
 from engine.kernels.encode_user import UserTower, encode, pool, within_groups
 from engine.ranking.habits import masses
+from engine.ranking.settings import RankSettings
 from engine.schema import EVENTS, PURCHASE
 from engine.two_tower.encoding import GroupSums
 from engine.two_tower.histories import Histories
@@ -19,23 +19,6 @@ from engine.two_tower.histories import Histories
 _DAY = 86_400_000_000
 ONLOOKER = 0.1  # mass of somebody who has looked and wanted nothing yet
 GROUPS = 64  # more than there are bits in a basis
-
-
-@dataclass(slots=True)
-class RankSettings:
-    """How candidates are found and merged.
-
-    candidates: kept per person. least_each: of these, how many are kept for each lane and basis, so that a withdrawal leaves a
-    list. seen: days for which an event hides its item from every lane but `usual`, by event; 0: for ever. horizon_days: what a
-    score counts wants within. mass_days: half-life of a person's wants. lanes: parameters by lane name.
-    """
-
-    candidates: int = 300
-    least_each: int = 40
-    seen: dict[str, float] = field(default_factory=lambda: {"purchase": 0.0, "dismiss": 0.0, "like": 0.0})
-    horizon_days: float = 7.0
-    mass_days: float = 120.0
-    lanes: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

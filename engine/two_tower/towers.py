@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,19 +19,7 @@ from torch.nn import functional as F
 
 from engine.kernels.encode_user import UserTower
 from engine.two_tower.features import Bag
-
-
-@dataclass(slots=True)
-class TowerSettings:
-    """Shape of both towers. width: D; half_lives: days, one per decay; gap_minutes: how long before a want the history ends."""
-
-    name: str = "decayed_pooling"
-    width: int = 64
-    hashed: int = 32_768
-    half_lives: list[float] = field(default_factory=lambda: [3.0, 30.0, 300.0])
-    dropout: float = 0.3
-    id_dropout: float = 0.1
-    gap_minutes: float = 60.0
+from engine.two_tower.settings import TowerSettings
 
 
 class _BagSum(torch.autograd.Function):

@@ -20,25 +20,8 @@ from engine.two_tower.features import Bag
 from engine.two_tower.histories import Batch, Histories, Windows
 from engine.two_tower.loss import FullSoftmax, sampled_softmax
 from engine.two_tower.registry import user_tower
-from engine.two_tower.towers import ItemTower, TowerSettings
-
-
-@dataclass(slots=True)
-class TrainSettings:
-    """How to fit. wanted: least interest weight of a target; fresh_only: only a first want of an item is a target."""
-
-    epochs: int = 4
-    events: int = 2048  # a batch, about
-    window: int = 64
-    rate: float = 2e-3
-    decay: float = 0.01
-    smoothing: float = 0.1
-    wanted: float = 1.0
-    fresh_only: bool = True
-    full_up_to: int = 20_000  # items; past that, a sample of negatives
-    negatives: int = 4096
-    workers: int = 1
-    seed: int = 7
+from engine.two_tower.settings import TowerSettings, TrainSettings
+from engine.two_tower.towers import ItemTower
 
 
 @dataclass(frozen=True, slots=True)

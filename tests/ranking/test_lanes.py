@@ -13,7 +13,7 @@ from engine.ranking.lanes.popular import PopularLane
 from engine.ranking.lanes.similar import SimilarLane
 from engine.ranking.lanes.two_tower import TwoTowerLane, log_mass
 from engine.ranking.lanes.usual import UsualLane, cadence
-from engine.ranking.people import RankSettings
+from engine.ranking.settings import RankSettings
 from engine.schema import NO_ITEM
 from tests.event_logs import DAY, NOON, histories, random_log, without
 from tests.ranking_blocks import block, random_shop

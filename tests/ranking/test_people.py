@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from engine.errors import SettingsError
 from engine.kernels.encode_user import within_groups
-from engine.ranking.people import RankSettings
+from engine.ranking.settings import RankSettings
 from tests.event_logs import histories, random_log, without
 from tests.ranking_blocks import block, random_shop
 

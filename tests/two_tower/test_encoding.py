@@ -7,7 +7,8 @@ import torch
 from engine.two_tower import encoding
 from engine.two_tower.encoding import group_sums, item_vectors
 from engine.two_tower.features import describe
-from engine.two_tower.towers import ItemTower, TowerSettings
+from engine.two_tower.settings import TowerSettings
+from engine.two_tower.towers import ItemTower
 from tests.event_logs import DAY, catalogue, histories, random_log, random_tower
 
 

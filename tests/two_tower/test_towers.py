@@ -10,7 +10,8 @@ from engine.kernels.encode_user import encode, pool
 from engine.two_tower.encoding import group_sums
 from engine.two_tower.features import describe
 from engine.two_tower.registry import user_tower
-from engine.two_tower.towers import DecayedPooling, Dropout, ItemTower, TowerSettings
+from engine.two_tower.settings import TowerSettings
+from engine.two_tower.towers import DecayedPooling, Dropout, ItemTower
 from tests.event_logs import DAY, catalogue, random_log
 
 SETTINGS = TowerSettings(width=6, dropout=0.0, id_dropout=0.0, half_lives=[3.0, 40.0])

@@ -17,8 +17,8 @@ from engine.kernels.encode_user import encode, pool
 from engine.two_tower.encoding import group_sums, item_vectors
 from engine.two_tower.features import describe
 from engine.two_tower.histories import Histories
-from engine.two_tower.towers import TowerSettings
-from engine.two_tower.training import TrainSettings, fit
+from engine.two_tower.settings import TowerSettings, TrainSettings
+from engine.two_tower.training import fit
 from tests.event_logs import catalogue, clustered_log, histories, without
 
 CLUSTERS, EACH = 8, 12
