@@ -8,12 +8,26 @@ from __future__ import annotations
 import datetime as dt
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from engine.activity.simulator import ShopReport, ShopSettings, simulate
 from engine.errors import SettingsError
 from jobs.launch import recipe
 from jobs.progress import say
-from jobs.settings import Settings
+from jobs.settings import Settings, ShopChoice
+
+
+def shop_settings(choice: ShopChoice, **changed: Any) -> ShopSettings:
+    """The shop that was asked for, with some of it changed.
+
+    Raises:
+        SettingsError: a value cannot be.
+    """
+    try:
+        start = dt.date.fromisoformat(choice.start)
+    except ValueError as error:
+        raise SettingsError(f"shop.start is '{choice.start}'.", "Write it as 2026-01-31.") from error
+    return ShopSettings(**asdict(choice) | {"start": start} | changed)
 
 
 def open_shop(settings: Settings) -> ShopReport:
@@ -22,11 +36,7 @@ def open_shop(settings: Settings) -> ShopReport:
     Raises:
         SettingsError: a value cannot be, or the folder is not empty.
     """
-    try:
-        start = dt.date.fromisoformat(settings.shop.start)
-    except ValueError as error:
-        raise SettingsError(f"shop.start is '{settings.shop.start}'.", "Write it as 2026-01-31.") from error
-    return simulate(ShopSettings(**asdict(settings.shop) | {"start": start}), Path(settings.out) / "shop")
+    return simulate(shop_settings(settings.shop), Path(settings.out) / "shop")
 
 
 @recipe("simulate")

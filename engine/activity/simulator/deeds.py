@@ -6,24 +6,26 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engine.activity.simulator.clicks import look
+from engine.activity.simulator.clicks import Looks, look
 from engine.activity.simulator.draws import Bools, Floats, Ints, ranks, sigmoid
 from engine.activity.simulator.items import Items
-from engine.activity.simulator.pages import Cupboards, lay_out
+from engine.activity.simulator.pages import Cupboards, Pages
 from engine.activity.simulator.people import NEWCOMER, People
 from engine.activity.simulator.settings import ShopSettings
 from engine.activity.simulator.shelves import STYLES
-from engine.activity.simulator.visits import GIFT, REPEAT, SECOND, Visits
+from engine.activity.simulator.visits import GIFT, REPEAT, SECOND, Visits, at_till
 from engine.schema import EVENTS
 
 IMPRESSION, VIEW, CLICK, CART, PURCHASE, LIKE, DISMISS = (
     EVENTS.index(name) for name in ("impression", "view", "click", "cart", "purchase", "like", "dismiss")
 )
-_STORE = "store"  # a till sees purchases alone
 _LONGEST = 3599 * SECOND
 # Log-odds: of a click on an item of neutral style, and what style, a foreign shelf, a mission and curiosity add.
 _CLICK, _CLICK_STYLE, _CLICK_FOREIGN, _CLICK_GIFT, _CLICK_NEW = -1.6, 1.0, -1.2, 1.0, 1.5
+# On a list of one's own: what one has already, and the shelf that one came for.
+_CLICK_OWNED, _CLICK_WANTED = -4.0, 0.8
 _SATISFIED, _SATISFIED_STYLE = -0.3, 0.8
+_PLEASED, _PLEASED_AGAIN = 0.6, 0.95  # by what was bought: log-odds, and the chance where it is the usual
 _CART, _CART_STYLE, _CART_GIFT, _CART_STORE = -1.1, 0.7, 1.2, 1.5
 _PAY_AFTER_CART = 0.7
 _LIKE, _LIKE_STYLE = -2.6, 0.9
@@ -39,10 +41,11 @@ class Deeds:
     item: Ints
     event: Ints  # code of EVENTS
     time: Ints  # microseconds since midnight
+    satisfied: Ints  # clicks and purchases: 1 where the item kept its promise, 0 where not; -1: no such event
 
     def only(self, rows: Bools | Ints) -> Deeds:
         """Some of the events."""
-        return Deeds(self.visit[rows], self.item[rows], self.event[rows], self.time[rows])
+        return Deeds(self.visit[rows], self.item[rows], self.event[rows], self.time[rows], self.satisfied[rows])
 
 
 def act(
@@ -51,23 +54,34 @@ def act(
     people: People,
     cupboards: Cupboards,
     visits: Visits,
-    day: int,
+    pages: Pages,
     rng: np.random.Generator,
-) -> Deeds:
-    """Let the visitors of a day act."""
-    shopping = int(np.count_nonzero(visits.reason != REPEAT))  # those come first
-    parts = _shop(settings, items, people, cupboards, _first(visits, shopping), day, rng) + _repeat(
-        visits, shopping, rng
-    )
+) -> tuple[Deeds, Looks]:
+    """Let the visitors of a day act.
+
+    Args:
+        pages: of the visits that do not go straight to their item, which come first.
+
+    Returns:
+        The events, and how the pages were looked at.
+    """
+    shopping = len(pages.item)
+    shopped, looks = _shop(settings, items, people, _first(visits, shopping), pages, rng)
+    parts = shopped + _repeat(visits, shopping, rng)
     deeds = Deeds(*(np.concatenate(columns).astype(np.int64) for columns in zip(*parts, strict=True)))
-    deeds = deeds.only(~_at_till(settings, visits)[deeds.visit] | (deeds.event == PURCHASE))
+    deeds = deeds.only(~at_till(settings, visits.source)[deeds.visit] | (deeds.event == PURCHASE))
     deeds = _cut_to_quota(deeds, people, visits)
     bought = deeds.only((deeds.event == PURCHASE) & (visits.reason[deeds.visit] != GIFT))
     cupboards.put(visits.person[bought.visit], bought.item)
-    return deeds
+    return deeds, looks
 
 
-Part = tuple[Ints, Ints, Ints, Ints]
+def shopping_visits(visits: Visits) -> Visits:
+    """Those that see a page; the repeat purchases come after them."""
+    return _first(visits, int(np.count_nonzero(visits.reason != REPEAT)))
+
+
+Part = tuple[Ints, Ints, Ints, Ints, Ints]
 
 
 def _first(visits: Visits, count: int) -> Visits:
@@ -75,29 +89,27 @@ def _first(visits: Visits, count: int) -> Visits:
 
 
 def _shop(
-    settings: ShopSettings,
-    items: Items,
-    people: People,
-    cupboards: Cupboards,
-    visits: Visits,
-    day: int,
-    rng: np.random.Generator,
-) -> list[Part]:
-    page = lay_out(items, people, cupboards, visits, day, settings.page, rng)
+    settings: ShopSettings, items: Items, people: People, visits: Visits, page: Pages, rng: np.random.Generator
+) -> tuple[list[Part], Looks]:
     gift = (visits.reason == GIFT)[:, None]
     match = _match(items, people, visits, page.item)
-    foreign = (people.interests[visits.person][:, :, None] != items.leaf[page.item][:, None, :]).all(axis=1) & ~gift
-    at_till = _at_till(settings, visits)[:, None]
+    leaf = items.leaf[page.item]
+    foreign = (people.interests[visits.person][:, :, None] != leaf[:, None, :]).all(axis=1) & ~gift
+    till = at_till(settings, visits.source)[:, None]
 
     new = (people.segment[visits.person] == NEWCOMER)[:, None]
     odds = _CLICK + _CLICK_STYLE * match + _CLICK_FOREIGN * foreign + _CLICK_GIFT * gift + _CLICK_NEW * new
-    looks = look(page.shown, sigmoid(odds), sigmoid(_SATISFIED + _SATISFIED_STYLE * match), rng)
-    luck = rng.random((5, *match.shape))
+    odds += items.lure[page.item] + _CLICK_OWNED * page.owned
+    odds += _CLICK_WANTED * (page.listed[:, None] & (leaf == visits.leaf[:, None]))
+    content = _SATISFIED_STYLE * match + items.quality[page.item]
+    looks = look(page.shown, sigmoid(odds), sigmoid(_SATISFIED + content), rng)
+    luck = rng.random((6, *match.shape))
     viewed = looks.clicked & (luck[0] < _VIEW_AFTER_CLICK)
-    cart = viewed & (luck[1] < sigmoid(_CART + _CART_STYLE * match + _CART_GIFT * gift + _CART_STORE * at_till))
+    cart = viewed & (luck[1] < sigmoid(_CART + _CART_STYLE * match + _CART_GIFT * gift + _CART_STORE * till))
     bought = cart & (luck[2] < _PAY_AFTER_CART)
     liked = viewed & ~gift & (luck[3] < sigmoid(_LIKE + _LIKE_STYLE * match))
     dismissed = looks.examined & ~looks.clicked & (luck[4] < sigmoid(_DISMISS + _DISMISS_STYLE * match))
+    pleased = luck[5] < sigmoid(_PLEASED + content)
 
     pause = 2 + rng.exponential(5.0, match.shape)
     dwell = np.where(looks.clicked, 5 + rng.exponential(35.0, match.shape), 0.0)
@@ -110,11 +122,8 @@ def _shop(
         IMPRESSION: looks.examined, CLICK: looks.clicked, VIEW: viewed, LIKE: liked, CART: cart, PURCHASE: bought,
         DISMISS: dismissed,
     }  # fmt: skip
-    return [_part(visits, page.item, event, done[event], seconds[event]) for event in done]
-
-
-def _at_till(settings: ShopSettings, visits: Visits) -> Bools:
-    return np.isin(visits.source, [code for code, name in enumerate(settings.sources) if name == _STORE])
+    worth = {CLICK: looks.satisfied, PURCHASE: pleased}
+    return [_part(visits, page.item, event, done[event], seconds[event], worth.get(event)) for event in done], looks
 
 
 def _match(items: Items, people: People, visits: Visits, item: Ints) -> Floats:
@@ -124,10 +133,11 @@ def _match(items: Items, people: People, visits: Visits, item: Ints) -> Floats:
     return np.asarray(np.einsum("vd,vpd->vp", taste, items.style[item]) * np.sqrt(STYLES))
 
 
-def _part(visits: Visits, item: Ints, event: int, done: Bools, seconds: Floats) -> Part:
+def _part(visits: Visits, item: Ints, event: int, done: Bools, seconds: Floats, worth: Bools | None) -> Part:
     visit, slot = np.nonzero(done)
     offset = np.minimum(seconds[visit, slot] * SECOND, _LONGEST).astype(np.int64)
-    return visit, item[visit, slot], np.full(len(visit), event), visits.start[visit] + offset
+    satisfied = np.full(len(visit), -1) if worth is None else worth[visit, slot].astype(np.int64)
+    return visit, item[visit, slot], np.full(len(visit), event), visits.start[visit] + offset, satisfied
 
 
 def _repeat(visits: Visits, first: int, rng: np.random.Generator) -> list[Part]:
@@ -135,8 +145,15 @@ def _repeat(visits: Visits, first: int, rng: np.random.Generator) -> list[Part]:
     visit = np.arange(first, len(visits.person))
     likely = ((VIEW, 0.6, 2), (CART, 0.9, 20), (PURCHASE, 1.0, 60))
     kept = [(visit[rng.random(len(visit)) < share], event, seconds) for event, share, seconds in likely]
+    pleased = (rng.random(len(visit)) < _PLEASED_AGAIN).astype(np.int64)
     return [
-        (rows, visits.item[rows], np.full(len(rows), event), visits.start[rows] + seconds * SECOND)
+        (
+            rows,
+            visits.item[rows],
+            np.full(len(rows), event),
+            visits.start[rows] + seconds * SECOND,
+            pleased[rows - first] if event == PURCHASE else np.full(len(rows), -1),
+        )
         for rows, event, seconds in kept
     ]
 

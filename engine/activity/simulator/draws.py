@@ -24,10 +24,13 @@ class Stream(IntEnum):
     GRANTS = 3
     NAMES = 4
     DAY = 5
+    GROUPS = 6
+    QUALITY = 7
+    MOODS = 8
 
 
 def generator(seed: int, stream: Stream, day: int = 0) -> np.random.Generator:
-    """The generator of one purpose, and for Stream.DAY of one day."""
+    """The generator of one purpose, and for Stream.DAY and Stream.MOODS of one day."""
     return np.random.default_rng((seed, int(stream), day))
 
 

@@ -31,6 +31,8 @@ PERIOD_OF = np.array([shelf.period for shelf in SHELVES])
 _ITEMS_A_MAKER = 12
 _MAKER_LIKENESS = 0.8  # how much of an item's style is its maker's, against a noise of length 1
 _NO_MAKER = 0.04
+_QUALITY_SPREAD = 0.4
+_BAIT_LURE, _BAIT_LOSS = 1.2, 2.2
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,13 +47,29 @@ class Items:
     price: Floats
     first_day: Ints  # on sale from this day of the log, and before `last_day`
     last_day: Ints
+    ending: Bools  # end for good on `last_day`, which nobody knows before
+    clickbait: Bools
+    lure: Floats  # log-odds that the item adds to a click
+    quality: Floats  # log-odds that it adds to satisfaction
     sold_in: Bools  # (I, len(REGIONS))
-    evergreen: Bools  # sold everywhere and always, and not sensitive
-    catalogue: pa.Table  # schema.CATALOGUE, rows shuffled
+    evergreen: Bools  # sold everywhere and always, not sensitive, and no clickbait
+    everything: pa.Table  # schema.CATALOGUE, one row an item, in their order
+    shuffled: Ints  # the order of the catalogue
 
     def on_sale(self, day: int) -> Bools:
         """(I,) what can be bought on a day, somewhere."""
         return np.asarray((self.first_day <= day) & (day < self.last_day))
+
+    def catalogue(self, day: int) -> pa.Table:
+        """What the shop knows of its items at the end of a day (schema.CATALOGUE), rows shuffled.
+
+        What comes later is not in it, and what will end for good does not say so yet.
+        """
+        rows = self.shuffled[self.first_day[self.shuffled] <= day]
+        column = CATALOGUE.get_field_index("available_until")
+        told = ~self.ending | (self.last_day <= day + 1)
+        until = pc.if_else(pa.array(told), self.everything[column], pa.scalar(None, CATALOGUE.field(column).type))
+        return self.everything.set_column(column, CATALOGUE.field(column), until).take(pa.array(rows))
 
     @property
     def demand(self) -> Floats:
@@ -80,12 +98,13 @@ def stock(settings: ShopSettings) -> Items:
     chance = rng.random(count)
     chance[starts[:-1]] = 2.0  # the first of each shelf stays plain
     order = np.argsort(chance, kind="stable")[: count - _LEAVES]
-    late_count, limited_count = (round(share * count) for share in (settings.late_share, settings.limited_share))
-    late, limited = order[:late_count], order[late_count : late_count + limited_count]
+    shares = (settings.late_share, settings.limited_share, settings.ended_share)
+    late, limited, ended, _ = np.split(order, np.cumsum([round(share * count) for share in shares]))
     regional, dated = limited[::2], limited[1::2]
 
     first_day, last_day = np.full(count, -ALWAYS), np.full(count, ALWAYS)
-    first_day[late] = rng.integers(settings.days // 4, settings.days, len(late))
+    first_day[late] = rng.integers(min(1, settings.days - 1), settings.days, len(late))
+    last_day[ended] = rng.integers(1, max(2, settings.days), len(ended))
     first_day[dated] = rng.integers(-10, max(1, settings.days // 2), len(dated))
     last_day[dated] = first_day[dated] + rng.integers(7, 22, len(dated))
     added = np.where(first_day > -ALWAYS, first_day, -rng.integers(1, 700, count))
@@ -116,12 +135,36 @@ def stock(settings: ShopSettings) -> Items:
         "available_until": _midnight(settings, last_day, last_day < ALWAYS),
         "added": _midnight(settings, added, np.ones(count, bool)),
     }
-    catalogue = pa.table([columns[name] for name in CATALOGUE.names], schema=CATALOGUE)
-    evergreen = (first_day == -ALWAYS) & (last_day == ALWAYS) & sold_in.all(axis=1) & ~sensitive
+    everything = pa.table([columns[name] for name in CATALOGUE.names], schema=CATALOGUE)
+    clickbait, lure, quality = _promises(settings, starts)
     return Items(
-        ids, starts, leaf, popularity, style, price, first_day, last_day, sold_in, evergreen,
-        catalogue.take(pa.array(rng.permutation(count))),
-    )  # fmt: skip
+        ids=ids,
+        starts=starts,
+        leaf=leaf,
+        popularity=popularity,
+        style=style,
+        price=price,
+        first_day=first_day,
+        last_day=last_day,
+        ending=np.isin(np.arange(count), ended),
+        clickbait=clickbait,
+        lure=lure,
+        quality=quality,
+        sold_in=sold_in,
+        evergreen=(first_day == -ALWAYS) & (last_day == ALWAYS) & sold_in.all(axis=1) & ~sensitive & ~clickbait,
+        everything=everything,
+        shuffled=rng.permutation(count),
+    )
+
+
+def _promises(settings: ShopSettings, starts: Ints) -> tuple[Bools, Floats, Floats]:
+    """Which items are clickbait, and what each adds to a click and to satisfaction, in log-odds."""
+    rng = generator(settings.seed, Stream.QUALITY)
+    candidates = np.setdiff1d(np.arange(settings.items), starts[:-1])  # the first of each shelf stays plain
+    clickbait = np.zeros(settings.items, bool)
+    clickbait[rng.permutation(candidates)[: round(settings.clickbait_share * settings.items)]] = True
+    spread = _QUALITY_SPREAD * rng.standard_normal(settings.items)
+    return clickbait, np.where(clickbait, _BAIT_LURE, 0.0), spread - np.where(clickbait, _BAIT_LOSS, 0.0)
 
 
 def _names(values: Iterable[str]) -> pa.Array:
@@ -183,6 +226,6 @@ def evergreen_of(items: Items, leaf: Ints, rng: np.random.Generator) -> Ints:
     return pick_within(items.popularity * items.evergreen, items.starts[leaf], items.starts[leaf + 1], rng)
 
 
-def any_shelf(items: Items, count: int, rng: np.random.Generator) -> Ints:
-    """(count,) shelves, by how much is bought there."""
-    return pick(np.broadcast_to(items.demand, (count, _LEAVES)), rng)
+def any_shelf(demand: Floats, count: int, rng: np.random.Generator) -> Ints:
+    """(count,) shelves, by the demand for each (L,)."""
+    return pick(np.broadcast_to(demand, (count, _LEAVES)), rng)

@@ -27,11 +27,19 @@ LOG = pa.schema(
         ("flags", pa.list_(pa.string())),
     ]
 )
+# Columns of the log that are worth a dictionary; an event_id is like no other, and hardly a ts is.
+FEW_VALUES = ["user_id", "item_id", "event", "value", "source", "session_id", "flags.list.element"]
 EVENT_TRUTH = pa.schema(
     [
         ("event_id", pa.string()),
         ("user_id", pa.string()),  # who it was, signed in or not
         ("reason", pa.string()),  # gift or repeat; what is missing here was browsed
+    ]
+)
+SATISFACTION = pa.schema(
+    [
+        ("event_id", pa.string()),  # of a click or a purchase
+        ("satisfied", pa.bool_()),  # what was clicked or bought kept its promise
     ]
 )
 _DAY_BITS = 40  # more rows than a day can have
@@ -45,8 +53,10 @@ def write_down(
     deeds: Deeds,
     day: int,
     rng: np.random.Generator,
-) -> tuple[pa.Table, pa.Table]:
-    """The rows of a day, shuffled (LOG), and why those happened that were not plain browsing (EVENT_TRUTH)."""
+) -> tuple[pa.Table, pa.Table, pa.Table]:
+    """The rows of a day, shuffled (LOG), why those happened that were not plain browsing (EVENT_TRUTH), and what people
+    thought of what they clicked and bought (SATISFACTION).
+    """
     deeds = deeds.only(rng.permutation(len(deeds.visit)))
     count = len(deeds.visit)
     event_key, session_key = (int(key) for key in generator(settings.seed, Stream.NAMES).integers(2**63, size=2))
@@ -72,4 +82,7 @@ def write_down(
     )
     meant = pa.array(np.flatnonzero(reason != BROWSE))
     truth = [event_ids, people.ids.take(pa.array(person)), pa.array(REASONS).take(pa.array(reason))]
-    return log, pa.table([column.take(meant) for column in truth], schema=EVENT_TRUTH)
+    why = pa.table([column.take(meant) for column in truth], schema=EVENT_TRUTH)
+    judged = np.flatnonzero(deeds.satisfied >= 0)
+    verdicts = [event_ids.take(pa.array(judged)), pa.array(deeds.satisfied[judged] == 1)]
+    return log, why, pa.table(verdicts, schema=SATISFACTION)

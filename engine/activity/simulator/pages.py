@@ -1,4 +1,4 @@
-"""What a visitor is shown: a page drawn by popularity, mostly from the shelf asked for. No ranker is at work."""
+"""What a visitor is shown: a page drawn by popularity, mostly from the shelf asked for, or a list that somebody hung up."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import numpy as np
 from engine.activity.simulator.draws import Bools, Ints, pick_within
 from engine.activity.simulator.items import PERIOD_OF, Items
 from engine.activity.simulator.people import People
+from engine.activity.simulator.seasons import factors
+from engine.activity.simulator.settings import ShopSettings
 from engine.activity.simulator.visits import Visits
 
 _ELSEWHERE = 0.15  # slots filled from the whole shop
@@ -21,6 +23,8 @@ class Pages:
 
     item: Ints  # (V, P)
     shown: Bools  # (V, P) false: the slot is empty
+    listed: Bools  # (V,) the page is a list of the visitor's own
+    owned: Bools  # (V, P) on such a page: the visitor has it and needs no other
 
 
 class Cupboards:
@@ -50,16 +54,23 @@ class Cupboards:
 
 
 def lay_out(
-    items: Items, people: People, cupboards: Cupboards, visits: Visits, day: int, slots: int, rng: np.random.Generator
+    settings: ShopSettings,
+    items: Items,
+    people: People,
+    cupboards: Cupboards,
+    visits: Visits,
+    day: int,
+    rng: np.random.Generator,
 ) -> Pages:
     """Fill a page for each visit: no item twice, none that is not sold that day in the visitor's region."""
-    on_sale = items.on_sale(day)
+    on_sale, slots = items.on_sale(day), settings.page
+    wanted = items.popularity * on_sale * factors(settings, day)[items.leaf]
     shape = (len(visits.person), slots)
     leaf = np.broadcast_to(visits.leaf[:, None], shape)
     anywhere = rng.random(shape) < _ELSEWHERE
     starts = np.where(anywhere, 0, items.starts[leaf])
     ends = np.where(anywhere, len(items.leaf), items.starts[leaf + 1])
-    item = np.sort(pick_within(items.popularity * on_sale, starts, ends, rng), axis=1)
+    item = np.sort(pick_within(wanted, starts, ends, rng), axis=1)
 
     shown = on_sale[item] & items.sold_in[item, people.region[visits.person][:, None]]
     shown[:, 1:] &= item[:, 1:] != item[:, :-1]
@@ -67,4 +78,22 @@ def lay_out(
     # Popular items tend to stand further up, as in real shops, which is what makes position bias hard to undo.
     height = np.where(shown, np.log(items.popularity[item]) + 1.5 * rng.standard_normal(shape), -np.inf)
     order = np.argsort(-height, axis=1, kind="stable")
-    return Pages(np.take_along_axis(item, order, axis=1), np.take_along_axis(shown, order, axis=1))
+    item, shown = np.take_along_axis(item, order, axis=1), np.take_along_axis(shown, order, axis=1)
+    return Pages(item, shown, np.zeros(len(item), bool), np.zeros(shape, bool))
+
+
+def hang_up(
+    lists: Ints, rows: Ints, pages: Pages, items: Items, people: People, cupboards: Cupboards, visits: Visits, day: int
+) -> Pages:
+    """Put lists in the place of some pages. What cannot be bought that day, there, leaves its slot empty.
+
+    Args:
+        lists: (R, P) rows of `items`, best first, no item twice; -1: the list is shorter.
+        rows: (R,) the visits whose pages they are.
+    """
+    item, shown, listed, owned = pages.item.copy(), pages.shown.copy(), pages.listed.copy(), pages.owned.copy()
+    person = visits.person[rows]
+    sold = items.on_sale(day)[lists] & items.sold_in[lists, people.region[person][:, None]]
+    item[rows], shown[rows], listed[rows] = np.maximum(lists, 0), sold & (lists >= 0), True
+    owned[rows] = cupboards.hold(person, lists) & (lists >= 0)
+    return Pages(item, shown, listed, owned)

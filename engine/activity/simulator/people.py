@@ -1,4 +1,4 @@
-"""The people: segment, consent, tastes that drift, sources, gift bursts, and what they buy again and again."""
+"""The people: segment, group, consent, tastes that drift, sources, gift bursts, and what they buy again and again."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from engine.activity.simulator.draws import Bools, Floats, Ints, Stream, generator, pick, serial_names, unit
+from engine.activity.simulator.groups import ADULT, ALL_LEFT, SOURCE_LEFT, STEADY, divide
 from engine.activity.simulator.items import PERIOD_OF, ROOT_OF, Items, evergreen_of
 from engine.activity.simulator.settings import ShopSettings
 from engine.activity.simulator.shelves import REGIONS, ROOTS, SHELVES, STYLES
@@ -19,7 +20,6 @@ CONSENTS = ("none", "some", "all")
 INTERESTS = 4
 NEVER = -1
 _LOUDNESS = np.array([1.0, 0.5, 0.3, 0.2])
-_NEWCOMER_DAYS = 5
 _NEWCOMER_EVENTS = 3
 _RATE_SPREAD = 1.0  # sigma of the log-normal; at 1 a fifth of the people make 60 % of the visits
 _BUSIEST = 40.0  # times the mean
@@ -32,8 +32,12 @@ class People:
 
     ids: pa.Array
     segment: Ints
-    consent: Ints
-    allowed: Bools  # (U, S) sources that the person allows
+    group: Ints
+    age: Ints
+    consent: Ints  # at the end of the log
+    allowed: Bools  # (U, S) sources that the person allows in the end
+    wavering: Ints  # how the person changes their mind meanwhile
+    doubted: Ints  # the source that it is about, where it is about one
     region: Ints
     rate: Floats  # visits a day
     taste: Floats  # (U, STYLES), rows of length 1
@@ -47,23 +51,30 @@ class People:
     gift_from: Ints  # first day of the burst, and the day after its last
     gift_until: Ints
 
-    def interest_at(self, person: Ints, progress: float) -> Floats:
-        """(N, INTERESTS) how loud the interests of some people are, at 0 (first day) to 1 (last)."""
-        return np.asarray((1 - progress) * self.at_start[person] + progress * self.at_end[person])
+    def interest_at(self, progress: float) -> Floats:
+        """(U, INTERESTS) how loud the interests are, at 0 (first day) to 1 (last)."""
+        return np.asarray((1 - progress) * self.at_start + progress * self.at_end)
 
 
 def gather(settings: ShopSettings, items: Items) -> People:
     """Draw the people of a shop."""
-    rng, count = generator(settings.seed, Stream.PEOPLE), settings.users
+    rng, count, groups = generator(settings.seed, Stream.PEOPLE), settings.users, divide(settings)
     shares = np.cumsum(
         [settings.no_consent_share, settings.gift_burst_share, settings.newcomer_share, settings.partial_consent_share]
     )
     edges = np.minimum(np.round(shares * count).astype(np.int64), count)
     row = np.arange(count)
     segment = np.minimum(np.searchsorted(edges, row, "right"), REGULAR)
-    consent = np.where(row < edges[0], NONE, np.where((row >= edges[2]) & (row < edges[3]), SOME, ALL))
+    granted = np.where(row < edges[0], NONE, np.where((row >= edges[2]) & (row < edges[3]), SOME, ALL))
+    # A minor grants nothing. A guardian may, and then for every source.
+    granted = np.where(groups.age == ADULT, granted, np.where(groups.guarded & (granted != NONE), ALL, NONE))
+    steady = (granted != ALL) | (segment != REGULAR) | (groups.age != ADULT)
+    wavering = np.where(steady, STEADY, groups.wavering)
+    leaves_one = (wavering == SOURCE_LEFT) & (len(settings.sources) > 1)
+    leaves_all = (wavering == ALL_LEFT) | ((wavering == SOURCE_LEFT) & ~leaves_one)
+    consent = np.where(leaves_all, NONE, np.where(leaves_one, SOME, granted))
 
-    loves = np.log(items.demand) + rng.gumbel(size=(count, len(SHELVES)))
+    loves = np.log(items.demand) + groups.shelves + rng.gumbel(size=(count, len(SHELVES)))
     interests = np.argsort(-loves, axis=1, kind="stable")[:, :INTERESTS]
     has = np.arange(INTERESTS) < rng.integers(1, INTERESTS + 1, count)[:, None]
     at_start = np.where(has, _LOUDNESS * rng.lognormal(0.0, 0.2, (count, INTERESTS)), 0.0)
@@ -80,11 +91,13 @@ def gather(settings: ShopSettings, items: Items) -> People:
     length = np.minimum(rng.integers(2, 6, count), settings.days)
     earliest = np.minimum(int(settings.days * 0.4), settings.days - length)
     gift_from = rng.integers(earliest, settings.days - length + 1)
+    earliest_arrival = max(0, settings.days - settings.newcomer_days)
     bursts, new = segment == GIFT_BURST, segment == NEWCOMER
 
     source_count = len(settings.sources)
-    allowed = np.broadcast_to((consent == ALL)[:, None], (count, source_count)).copy()
-    partial = np.flatnonzero(consent == SOME)
+    allowed = np.broadcast_to(((consent == ALL) | leaves_one)[:, None], (count, source_count)).copy()
+    allowed[leaves_one, groups.doubted[leaves_one]] = False
+    partial = np.flatnonzero(granted == SOME)
     wishes = rng.random((len(partial), source_count))
     # At least one source and, where there are two or more, not all of them.
     cut = rng.integers(1, max(2, source_count), len(partial))[:, None]
@@ -94,16 +107,20 @@ def gather(settings: ShopSettings, items: Items) -> People:
     return People(
         ids=serial_names("user", rng.permutation(count)),
         segment=segment,
+        group=groups.group,
+        age=groups.age,
         consent=consent,
         allowed=allowed,
+        wavering=wavering,
+        doubted=groups.doubted,
         region=rng.integers(len(REGIONS), size=count),
-        rate=np.where(new, 0.0, settings.sessions_per_day * spread),
-        taste=unit(rng.standard_normal((count, STYLES))),
+        rate=np.where(new, 0.0, settings.sessions_per_day * spread * groups.activity),
+        taste=unit(rng.standard_normal((count, STYLES)) + groups.style),
         interests=np.where(has, interests, -1),
         at_start=at_start,
         at_end=at_end,
         sources=_preferences(settings, rng),
-        arrival=np.where(new, rng.integers(max(0, settings.days - _NEWCOMER_DAYS), settings.days, count), NEVER),
+        arrival=np.where(new, rng.integers(earliest_arrival, settings.days, count), NEVER),
         quota=np.where(new, rng.integers(0, _NEWCOMER_EVENTS + 1, count), NEVER),
         gift_root=np.where(bursts, foreign, NEVER),
         gift_from=np.where(bursts, gift_from, NEVER),

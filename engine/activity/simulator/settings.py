@@ -18,6 +18,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "sessions_per_day": (0.0, 50.0),
     "page": (1, 100),
     "popularity_slope": (0.0, 3.0),
+    "newcomer_days": (1, 3650),
+    "seasons": (0.0, 2.0),
 }
 _SEGMENTS = ("newcomer_share", "no_consent_share", "gift_burst_share", "partial_consent_share")
 
@@ -39,6 +41,7 @@ class ShopSettings:
     page: int = 12  # items shown in a session
     popularity_slope: float = 0.8  # exponent of Zipf's law over the items
     drift: float = 0.6  # how far interests may change places over the days, 0..1
+    seasons: float = 1.0  # strength of the year on the shelves; 0: none
     sources: tuple[str, ...] = ("web", "app", "store", "partner")
     source_shares: tuple[float, ...] = (0.45, 0.33, 0.12, 0.10)
     # People: the rest are regulars who granted every source.
@@ -46,12 +49,21 @@ class ShopSettings:
     no_consent_share: float = 0.10
     gift_burst_share: float = 0.06
     partial_consent_share: float = 0.15
+    newcomer_days: int = 5  # newcomers come on one of the last days
     repeat_share: float = 0.5  # people with something that they buy again and again; never newcomers
+    minor_share: float = 0.03
+    wavering_share: float = 0.08  # regulars with all grants who change their mind while the log runs
+    group_contrast: float = 1.0  # how far the groups of people differ in activity and taste; 0: alike
+    # What a visit does to the next one.
+    returning: float = 0.0  # at 1, who is always satisfied comes twice as often, and who never is, half as often
+    churn: float = 0.0  # chance that somebody who is never satisfied leaves for good after a visit
     # Events.
     anonymous_share: float = 0.12
     gift_flag_share: float = 0.4  # gift carts and purchases that the log marks as such
     # Items.
-    late_share: float = 0.06  # added while the log runs
+    late_share: float = 0.06  # added while the log runs, a few each day
+    ended_share: float = 0.03  # end for good while the log runs, a few each day
+    clickbait_share: float = 0.04  # promise more than they hold
     sensitive_share: float = 0.02
     limited_share: float = 0.04  # sold in some regions or for some time only
 

@@ -1,10 +1,7 @@
-"""The recipe: stock the shop, gather the people, live through the days, write it all down."""
+"""A shop from its first day to its last, at once."""
 
 from __future__ import annotations
 
-import dataclasses
-import datetime as dt
-import json
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
@@ -13,20 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from engine.activity.simulator.deeds import act
-from engine.activity.simulator.draws import Ints, Stream, generator
-from engine.activity.simulator.grants import allow
-from engine.activity.simulator.items import stock
-from engine.activity.simulator.log import EVENT_TRUTH, write_down
-from engine.activity.simulator.pages import Cupboards
-from engine.activity.simulator.people import ALL, NONE, SEGMENTS, People, find_needs, gather
+from engine.activity.simulator.draws import Ints
+from engine.activity.simulator.live import LiveShop, check_empty
+from engine.activity.simulator.people import ALL, NONE, SEGMENTS, People
 from engine.activity.simulator.settings import ShopSettings
-from engine.activity.simulator.truth import affinity_table, needs_table, users_table
-from engine.activity.simulator.visits import GIFT, REPEAT, visit
-from engine.errors import SettingsError
+from engine.activity.simulator.visits import GIFT, REPEAT
 from engine.schema import EVENTS
 
 
@@ -49,6 +38,7 @@ class ShopReport:
     gifts_flagged: int
     repeats: int  # events of repeat needs
     grants: int
+    left: int  # people who will not come again
     cast: Mapping[str, str]
 
     @property
@@ -71,63 +61,34 @@ def simulate(settings: ShopSettings, folder: Path) -> ShopReport:
         SettingsError: the folder holds something.
     """
     folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise SettingsError(f"The shop's folder {folder} is not empty.", "Name another folder, or remove this one.")
+    check_empty(folder)
+    by_event, gifts, flagged, repeats, left = np.zeros(len(EVENTS), np.int64), 0, 0, 0, 0
     with _appearing(folder) as place:
-        items = stock(settings)
-        people = gather(settings, items)
-        needs = find_needs(settings, items, people)
-        cupboards = Cupboards(settings.users, items)
-        tally = _Tally(np.zeros(len(EVENTS), np.int64), np.zeros(settings.users, np.int64))
-        grants = allow(settings, people)
-        _write(place / "catalogue.parquet", items.catalogue)
-        _write(place / "grants.parquet", grants)
-        _write(place / "truth" / "affinity.parquet", affinity_table(people))
-        _write(place / "truth" / "repeat_needs.parquet", needs_table(items, people, needs))
-        with pq.ParquetWriter(place / "truth" / "events.parquet", EVENT_TRUTH, compression="zstd") as truth:
-            for day in range(settings.days):
-                rng = generator(settings.seed, Stream.DAY, day)
-                visits = visit(settings, items, people, needs, day, rng)
-                deeds = act(settings, items, people, cupboards, visits, day, rng)
-                log, why = write_down(settings, items, people, visits, deeds, day, rng)
-                date = settings.start + dt.timedelta(days=day)
-                _write(place / "log" / f"date={date}" / "part-00000.parquet", log)
-                truth.write_table(why)
-                known = ~visits.anonymous[deeds.visit]
-                tally.add(deeds.event, visits.person[deeds.visit][known], visits.reason[deeds.visit], log)
-        _write(place / "truth" / "users.parquet", users_table(settings, people, tally.by_person))
-        chosen = dataclasses.asdict(settings) | {"start": settings.start.isoformat()}
-        (place / "truth" / "settings.json").write_text(json.dumps(chosen, indent=2) + "\n")
-    counts = {name: int(count) for name, count in zip(EVENTS, tally.by_event, strict=True) if count}
+        shop = LiveShop(settings, place)
+        for day in range(settings.days):
+            lived = shop.live(day)
+            reason = lived.visits.reason[lived.deeds.visit]
+            by_event += np.bincount(lived.deeds.event, minlength=len(EVENTS))
+            gifts += int(np.count_nonzero(reason == GIFT))
+            flagged += len(lived.log["flags"].combine_chunks().flatten())
+            repeats += int(np.count_nonzero(reason == REPEAT))
+            left += lived.report.everything.left
+        shop.write_books()
+    by_person = shop.events_by_person
     return ShopReport(
         folder=folder,
         people=settings.users,
         items=settings.items,
         days=settings.days,
-        events=counts,
-        anonymous=int(tally.by_event.sum() - tally.by_person.sum()),
-        gifts=tally.gifts,
-        gifts_flagged=tally.flagged,
-        repeats=tally.repeats,
-        grants=grants.num_rows,
-        cast=_cast(people, tally.by_person),
+        events={name: int(count) for name, count in zip(EVENTS, by_event, strict=True) if count},
+        anonymous=int(by_event.sum() - by_person.sum()),
+        gifts=gifts,
+        gifts_flagged=flagged,
+        repeats=repeats,
+        grants=shop.grants.table.num_rows,
+        left=left,
+        cast=_cast(shop.people, by_person),
     )
-
-
-@dataclass(slots=True)
-class _Tally:
-    by_event: Ints
-    by_person: Ints
-    gifts: int = 0
-    flagged: int = 0
-    repeats: int = 0
-
-    def add(self, event: Ints, known: Ints, reason: Ints, log: pa.Table) -> None:
-        self.by_event += np.bincount(event, minlength=len(self.by_event))
-        np.add.at(self.by_person, known, 1)
-        self.gifts += int(np.count_nonzero(reason == GIFT))
-        self.flagged += len(log["flags"].combine_chunks().flatten())
-        self.repeats += int(np.count_nonzero(reason == REPEAT))
 
 
 def _cast(people: People, events: Ints) -> dict[str, str]:
@@ -146,14 +107,9 @@ def _appearing(folder: Path) -> Iterator[Path]:
     """A folder to fill that takes its name when it is whole, and vanishes when it is not."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     place = folder.parent / f".{folder.name}-{secrets.token_hex(4)}"
-    (place / "truth").mkdir(parents=True)
+    place.mkdir()
     try:
         yield place
         place.rename(folder)  # over an empty folder too
     finally:
         shutil.rmtree(place, ignore_errors=True)
-
-
-def _write(path: Path, table: pa.Table) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table, path, compression="zstd")
