@@ -3,7 +3,8 @@
 BodegaError                     exit   reason
 ├── SettingsError                 2    INVALID_SETTINGS
 ├── DataError                     3    BAD_DATA
-│   ├── ContractError             3    CONTRACT_BROKEN
+│   ├── FileRefused               3    FILE_REFUSED
+│   │   └── ContractError         3    CONTRACT_BROKEN
 │   └── QuarantineError           3    TOO_MANY_BAD_ROWS
 ├── ConsentError                  4    BAD_CONSENT
 │   └── LedgerUnavailable         4    LEDGER_UNAVAILABLE
@@ -70,14 +71,35 @@ class DataError(BodegaError):
     exit_code = 3
 
 
-class ContractError(DataError):
+class FileRefused(DataError):
+    """A file cannot be read; the log goes on without it, up to a share.
+
+    Args:
+        why: zero_bytes, bad_footer, bad_page, too_large or vanished; of a ContractError missing_column, repeated_column or
+            wrong_type.
+    """
+
+    reason = "FILE_REFUSED"
+
+    def __init__(self, file: str, why: str, detail: str) -> None:
+        if why == "vanished":
+            super().__init__(f"{file} is missing.", "Check data.path and the names in conf/data.")
+        else:
+            text = " ".join(detail.split()).rstrip(".")
+            super().__init__(f"{file} is not a readable Parquet file: {text}.", "Write it again, or take it away.")
+        self.file = file
+        self.why = why
+
+
+class ContractError(FileRefused):
     """A file does not keep the contract of the activity log, the catalogue or the grants."""
 
     reason = "CONTRACT_BROKEN"
 
-    def __init__(self, file: str, column: str, expected: str, found: str, remedy: str) -> None:
-        super().__init__(f"{file}: column '{column}': expected {expected}, found {found}.", remedy)
+    def __init__(self, file: str, column: str, expected: str, found: str, remedy: str, why: str = "wrong_type") -> None:
+        DataError.__init__(self, f"{file}: column '{column}': expected {expected}, found {found}.", remedy)
         self.file = file
+        self.why = why
         self.column = column
         self.expected = expected
         self.found = found

@@ -13,7 +13,7 @@ import hmac
 import os
 import secrets
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,8 @@ from engine.errors import RequestError, SettingsError
 KEY_BYTES = 16
 MAX_ID_BYTES = 256
 _SECRET_BYTES = 32
+_BLOCK = 64  # of SHA-256, bytes; no secret is longer
+_SEAL = b"bodega seal"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -53,8 +55,10 @@ class UserKey:
 
     def derive_many(self, user_ids: Iterable[str]) -> list[bytes]:
         """Keys of ids that were checked before, in order; for a column's distinct values, not for its rows."""
-        secret = self.secret
-        return [hmac.digest(secret, user_id.encode(), "sha256")[:KEY_BYTES] for user_id in user_ids]
+        # HMAC as RFC 2104 writes it: for short texts half the time of the library's own, which the tests hold it against.
+        key, sha = self.secret.ljust(_BLOCK, b"\0"), hashlib.sha256
+        inner, outer = (bytes(octet ^ pad for octet in key) for pad in (0x36, 0x5C))
+        return [sha(outer + sha(inner + user_id.encode()).digest()).digest()[:KEY_BYTES] for user_id in user_ids]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,24 @@ class UserKeys:
 
     stable: UserKey
     rotating: UserKey
+
+    def pseudonyms(self, user_ids: Sequence[str]) -> list[bytes]:
+        """Key and seal of checked ids, 16 bytes each: what a stored log row says of its person.
+
+        The seal is the stable key under a mask that the rotating secret alone can make, so that a night finds the ledger's
+        entry of a stored row, and shredding that secret cuts the row off from the ledger for good. The mask is keyed BLAKE2b
+        (RFC 7693) as a pseudorandom function.
+        """
+        stable, rotating = b"".join(self.stable.derive_many(user_ids)), self.rotating.derive_many(user_ids)
+        seals = self.unsealed(b"".join(rotating), stable)
+        places = range(0, len(seals), KEY_BYTES)
+        return [key + seals[at : at + KEY_BYTES] for key, at in zip(rotating, places, strict=True)]
+
+    def unsealed(self, keys: bytes, seals: bytes) -> bytes:
+        """The stable keys under seals, and the seals of stable keys: all are runs of 16 bytes a person."""
+        keyed = hashlib.blake2b(digest_size=KEY_BYTES, key=self.rotating.secret, person=_SEAL)
+        masks = b"".join([_mask(keyed, keys[at : at + KEY_BYTES]) for at in range(0, len(keys), KEY_BYTES)])
+        return (int.from_bytes(masks) ^ int.from_bytes(seals)).to_bytes(len(keys))
 
     @classmethod
     def load(cls, folder: str | Path, create: bool = False) -> UserKeys:
@@ -82,6 +104,12 @@ class UserKeys:
                 "Make a new rotating.key: one secret for both cannot be shredded without losing the ledger.",
             )
         return cls(stable, rotating)
+
+
+def _mask(keyed: hashlib.blake2b, key: bytes) -> bytes:
+    made = keyed.copy()  # takes half the time of starting from the secret
+    made.update(key)
+    return made.digest()
 
 
 def fault_in_id(user_id: str) -> str:

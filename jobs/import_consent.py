@@ -5,13 +5,15 @@ python -m jobs.import_consent file=grants.parquet out=OUT
 
 from __future__ import annotations
 
-import polars as pl
+import contextlib
+
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from engine.activity.files import FLAG, MAYBE_TEXT, MOMENT, TEXT, as_time, locate, parquet_files, read
+from engine.activity.files import locate, log_files
+from engine.activity.parquet import FLAG, MAYBE_TEXT, MOMENT, TEXT, as_time, batches, read
 from engine.consent import Imported
-from engine.errors import DataError, SettingsError
+from engine.errors import DataError, FileRefused, SettingsError
 from engine.identity import fault_in_id
 from engine.schema import GRANTS, USER_KEY
 from jobs.launch import recipe
@@ -75,11 +77,12 @@ def import_declared(settings: Settings) -> None:
             "data.grants.everyone is set without data.grants.notice_version.", "Name what people agreed to."
         )
     filesystem, _ = locate(settings.data.path)
-    parts = []
-    for path in parquet_files(settings.data):
-        rows = read(filesystem, path, {"user_id": (column, MAYBE_TEXT)}, ("user_id",))
-        parts.append(pl.Series(rows["user_id"]).drop_nulls().unique())
-    people = [name for name in pl.concat(parts).unique().sort().to_list() if not fault_in_id(name)]
+    ids: set[str] = set()
+    for file in log_files(settings.data):
+        with contextlib.suppress(FileRefused):  # ingest quarantines it, or fails over it
+            for batch in batches(filesystem, file.path, {"user_id": (column, MAYBE_TEXT)}, ("user_id",)):
+                ids.update(pc.unique(batch.column("user_id")).to_pylist())
+    people = sorted(name for name in ids if name is not None and not fault_in_id(name))
     with opened_ledger(settings) as (ledger, keys):
         known = set(ledger.standings()[0]["user_key"].to_pylist())
         fresh = [key for key in keys.stable.derive_many(people) if key not in known]

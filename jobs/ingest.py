@@ -1,108 +1,120 @@
 """Nightly step 1 of 6: read the log, check it, replace ids by keys, honour consent, and sort it by person.
 
-Run it alone:  python -m jobs.ingest data=online_retail data.path=DIR out=OUT
+python -m jobs.ingest data=online_retail data.path=DIR out=OUT                run it alone
+python -m jobs.ingest data=online_retail data.path=DIR dry_run=true           read, check, print the table, write nothing
 """
 
 from __future__ import annotations
 
-import shutil
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from engine.activity.catalogue import read_catalogue
-from engine.activity.files import parquet_files
-from engine.activity.settle import settle_bucket
-from engine.activity.split import SplitContext, SplitReport, added, check_share, split_files
+from engine.activity.gather import bind
+from engine.activity.parts import About, Partition
+from engine.activity.report import Reading, added, check_share, facts, warnings
+from engine.activity.settle import Tonight, retained_since, settle_bucket
 from engine.errors import DataError
 from engine.schema import POPULARITY
-from jobs.cluster import Cluster
+from jobs.cluster import Cluster, connected
+from jobs.ingest_report import Step, show
 from jobs.launch import recipe
+from jobs.memory import measured
 from jobs.night import FULL, HOLDOUT, Night, iso, night, table, write_table
-from jobs.progress import say
+from jobs.read_log import LogReader
 from jobs.settings import Settings
 from jobs.stage import Stage, StageManifest, finished, stage
 
 _DAY = 86_400_000_000
+_BUCKET = 1_500_000  # events; a task needs about 200 bytes each
+_LEAST_BUCKETS = 4
 
 
 def ingest(this: Night, cluster: Cluster) -> StageManifest:
-    """Log files into user buckets (a task a group of files), then each bucket in order (a task a bucket)."""
-    settings, sources = this.settings, tuple(this.settings.consent.sources)
+    """New partitions of the log into parts (a task a few of them), then all parts by bucket of people (a task each)."""
+    settings, data = this.settings, this.settings.data
     config = {
-        "data": asdict(settings.data) | {"path": ""},  # what was read counts, not where it lay
+        "data": asdict(data) | {"path": ""},  # what was read counts, not where it lay
         "buckets": settings.buckets,
         "holdout": settings.evaluate.holdout_days,
         "popularity": settings.popularity_days,
     }
-    with stage(this.folder, "ingest", this.inputs, config) as work:
+    with stage(this.folder, "ingest", this.inputs, config) as work, ThreadPoolExecutor(1) as side:
         if work.whole:
             return finished(this.folder, "ingest")
-        catalogue, dropped = read_catalogue(settings.data)
+        standings = side.submit(this.standings)  # a large ledger takes a while
+        catalogue, dropped = read_catalogue(data)
         write_table(work.folder / "catalogue.arrow", catalogue)
         work.shard_done("catalogue", ["catalogue.arrow"], {"items": catalogue.num_rows})
-        scratch, quarantine = work.folder / "split", work.folder / "quarantine"
-        for left_by_a_crash in (scratch, quarantine):
-            shutil.rmtree(left_by_a_crash, ignore_errors=True)
-        files = parquet_files(settings.data)
         if work.shards_left(["clock"]):  # a rerun after a crash goes by the same clock
             work.shard_done("clock", [], {"now": time.time_ns() // 1000})
         now = work.shard_facts()["clock"]["now"]
-        purpose = this.vocabulary.mask
-        context = SplitContext(
-            settings.data,
-            catalogue["item_id"].combine_chunks(),
-            dropped,
-            sources,
-            this.standings(),
-            tuple(purpose("train", source) for source in sources),
-            tuple(purpose("profile", source) for source in sources),
-            this.keys,
-            settings.buckets,
-            now,
-            tuple(np.flatnonzero(sensitive(catalogue)).tolist()),
-            tuple(purpose("sensitive", source) for source in sources),
-        )
-        groups = [files[at :: 4 * cluster.cpus] for at in range(min(len(files), 4 * cluster.cpus))]
-        reports = cluster.each(
-            _split, list(enumerate(groups)), cluster.share(context), scratch, quarantine, label="read log"
-        )
-        counts = added(report.counts for report in reports)
-        rows = sum(report.rows for report in reports)
-        near = {name: meant for report in reports for name, meant in report.near.items()}
-        check_share(counts, rows, settings.data.bad_rows_allowed, near)
-        latest = max((report.latest for report in reports if report.latest is not None), default=None)
-        if latest is None:
-            raise DataError(f"No usable event in {rows} rows: {counts}.", "Check conf/data against the log.")
-        asked = settings.data.as_of_microseconds()
-        as_of = latest if asked is None else asked
+        log = LogReader(settings, this.inputs, catalogue["item_id"].combine_chunks(), dropped, this.keys, now)
+        left, abouts, first = _read(log, cluster)
+        reading = log.summed(abouts)
+        log.keep_quarantine(work.folder / "quarantine")
+        check_share(reading, reading.counts, data.bad_rows_allowed, data.bad_files_allowed)
+        if reading.latest is None or not any(about.events for about in abouts):
+            raise DataError(
+                f"No usable event in {reading.rows} rows: {dict(reading.counts)}.", "Check conf/data against the log."
+            )
+        asked = data.as_of_microseconds()
+        as_of = reading.latest if asked is None else asked
         moments = {FULL: as_of, HOLDOUT: as_of - int(settings.evaluate.holdout_days * _DAY)}
-        names = [f"bucket-{bucket:05d}" for bucket in range(settings.buckets)]
-        cluster.each(_settle, work.shards_left(names), work, settings, moments, label="sort by person")
-        shutil.rmtree(scratch, ignore_errors=True)
-        settled = [work.shard_facts()[name] for name in names]
-        counts = added([counts, *(facts["counts"] for facts in settled)])
-        kept = sum(facts["events"] for facts in settled)
-        say(f"ingest: {rows} rows, {kept} events kept, up to {iso(as_of)}")
-        for reason, count in sorted(counts.items()):
-            what = reason.removeprefix("-").replace("_", " ")
-            if count:
-                say(f"  {count:>9} {what}" + ("" if reason[0] == "-" else " (quarantined)"))
-        facts = {
-            "rows": rows,
-            "events": kept,
+        tonight = _tonight(this, log, abouts, catalogue, dropped, standings.result(), as_of, tuple(moments.values()))
+        settled, second = _settle(work, cluster, tonight, tuple(moments), _buckets(settings, abouts))
+        counts = added([reading.counts, *(each["counts"] for each in settled.values())])
+        check_share(reading, counts, data.bad_rows_allowed, data.bad_files_allowed)
+        log.forget(cluster, abouts, retained_since(data, as_of))
+        told = facts(reading) | {
+            "events": sum(each["events"] for each in settled.values()),
             "counts": counts,
+            "people": sum(each["people"] for each in settled.values()),
+            "people_without_grant": sum(each["unprofiled"] for each in settled.values()),
+            "expired": added(
+                [*(each["expired"] for each in settled.values()), *(about.forgotten_by_name for about in abouts)]
+            ),
+            "oldest": _least(each["oldest"] for each in settled.values()),
+            "late": _late(left, abouts, reading),
+            "warnings": warnings(reading),
+            "partitions": {"read": len(left), "reused": len(abouts) - len(left)},
+            "parts": sorted(log.names.values()),
             "as_of": as_of,
             "cut": moments[HOLDOUT],
-            "buckets": names,
+            "buckets": list(settled),
+            "items": catalogue.num_rows,
             "ledger_sequence": this.ledger_sequence,
+            "steps": [asdict(first), asdict(second)],
         }
-        return work.finish(facts | {"items": catalogue.num_rows})
+        manifest = work.finish(told)
+        sizes = {"activity": sum(file.bytes for file in manifest.files.values())}
+        show(told | {"bytes": sizes}, work.folder / "report.txt")
+        return manifest
+
+
+def dry_run(settings: Settings) -> None:
+    """Read and check the whole log and print the table; nothing is written, and neither keys nor ledger are needed.
+
+    Raises:
+        QuarantineError: a night would refuse this log.
+    """
+    settings.data.check()
+    catalogue, dropped = read_catalogue(settings.data)
+    offered = catalogue["item_id"].combine_chunks()
+    log = LogReader(settings, {}, offered, dropped, None, time.time_ns() // 1000)
+    with connected(settings.cluster) as cluster:
+        began = time.monotonic()
+        abouts = log.read(cluster, log.partitions)
+    reading = log.summed(abouts)
+    step = Step("read", len(abouts), 0, time.monotonic() - began, _peak(abouts))
+    told = facts(reading) | {"counts": dict(reading.counts), "warnings": warnings(reading), "steps": [asdict(step)]}
+    show(told, None)
+    check_share(reading, reading.counts, settings.data.bad_rows_allowed, settings.data.bad_files_allowed)
 
 
 def sensitive(catalogue: pa.Table) -> Any:
@@ -110,18 +122,99 @@ def sensitive(catalogue: pa.Table) -> Any:
     return pc.fill_null(pc.greater(pc.list_value_length(catalogue["sensitive"]), 0), False).to_numpy().astype(bool)
 
 
-def _split(numbered: tuple[int, list[str]], context: SplitContext, scratch: Path, quarantine: Path) -> SplitReport:
-    number, files = numbered
-    return split_files(files, context, scratch, quarantine, f"part-{number:05d}")
+def _tonight(
+    this: Night,
+    log: LogReader,
+    abouts: list[About],
+    catalogue: pa.Table,
+    dropped: pa.Array,
+    standings: pa.Table,
+    as_of: int,
+    moments: tuple[int, ...],
+) -> Tonight:
+    sources, purpose = this.settings.consent.sources, this.vocabulary.mask
+    parts = {log.names[about.name]: about.runs for about in abouts}
+    return Tonight(
+        data=this.settings.data,
+        store=log.store,
+        parts=tuple(parts),
+        places=bind(log.store, parts, catalogue["item_id"].combine_chunks(), dropped),
+        keys=this.keys,
+        standings=standings,
+        trainable=tuple(purpose("train", source) for source in sources),
+        profilable=tuple(purpose("profile", source) for source in sources),
+        sensitive=sensitive(catalogue),
+        sensitive_masks=tuple(purpose("sensitive", source) for source in sources),
+        as_of=as_of,
+        moments=moments,
+        half_life=this.settings.popularity_days,
+    )
 
 
-def _settle(name: str, work: Stage, settings: Settings, moments: dict[str, int]) -> None:
-    folder = work.folder / "split" / name
-    settled = settle_bucket(folder, settings.data, moments[FULL], list(moments.values()), settings.popularity_days)
-    files = [write_table(work.folder / f"activity-{name}.arrow", settled.activity)]
-    for part, popularity in zip(moments, settled.popularity, strict=True):
-        files.append(write_table(work.folder / f"popularity-{part}-{name}.arrow", popularity))
-    work.shard_done(name, files, {"events": settled.activity.num_rows, "counts": settled.counts})
+def _read(log: LogReader, cluster: Cluster) -> tuple[list[Partition], list[About], Step]:
+    """Read what the store does not know; the partitions that were read, and what all parts say of themselves."""
+    began = time.monotonic()
+    left = log.left()
+    read = log.read(cluster, left)
+    abouts = log.abouts()
+    return left, abouts, Step("read", len(left), len(abouts) - len(left), time.monotonic() - began, _peak(read))
+
+
+def _buckets(settings: Settings, abouts: list[About]) -> int:
+    return settings.buckets or max(_LEAST_BUCKETS, -(-sum(about.events for about in abouts) // _BUCKET))
+
+
+def _settle(
+    work: Stage, cluster: Cluster, tonight: Tonight, moments: tuple[str, ...], buckets: int
+) -> tuple[dict[str, dict[str, Any]], Step]:
+    """Settle the buckets that are left; the facts of all of them by name."""
+    began = time.monotonic()
+    names = {f"bucket-{bucket:05d}": bucket for bucket in range(buckets)}
+    todo = [(name, names[name]) for name in work.shards_left(names)]
+    cluster.each(_settle_bucket, todo, cluster.share(tonight), buckets, moments, work, label="sort by person")
+    facts = work.shard_facts()
+    settled = {name: facts[name] for name in names}
+    peak = max((each["peak"] for each in settled.values()), default=0)
+    return settled, Step("sort by person", len(todo), len(names) - len(todo), time.monotonic() - began, peak)
+
+
+def _settle_bucket(
+    numbered: tuple[str, int], tonight: Tonight, buckets: int, moments: tuple[str, ...], work: Stage
+) -> None:
+    name, bucket = numbered
+    with measured() as memory:
+        settled = settle_bucket(bucket, buckets, tonight)
+        files = [write_table(work.folder / f"activity-{name}.arrow", settled.activity)]
+        for part, popularity in zip(moments, settled.popularity, strict=True):
+            files.append(write_table(work.folder / f"popularity-{part}-{name}.arrow", popularity))
+    said = ("counts", "expired", "oldest", "people", "unprofiled")
+    told = {each: getattr(settled, each) for each in said}
+    work.shard_done(name, files, told | {"events": settled.activity.num_rows, "peak": memory.peak})
+
+
+def _peak(abouts: list[About]) -> int:
+    return max((about.peak for about in abouts), default=0)
+
+
+def _late(left: list[Partition], abouts: list[About], reading: Reading) -> list[str]:
+    """Partitions that were read tonight though the log had gone beyond their days already."""
+    if len(left) == len(abouts):
+        return []
+    new = {part.name for part in left}
+    return sorted(
+        about.name
+        for about in abouts
+        if about.name in new and about.latest and max(about.latest.values()) < (reading.latest or 0) - _DAY
+    )
+
+
+def _least(each: Any) -> dict[str, str]:
+    """By event, the time of the oldest of all, as people read it."""
+    least: dict[str, int] = {}
+    for part in each:
+        for name, moment in part.items():
+            least[name] = min(moment, least.get(name, moment))
+    return {name: iso(moment) for name, moment in sorted(least.items())}
 
 
 def popularity(this: Night, part: str) -> pa.Table:
@@ -137,6 +230,9 @@ def popularity(this: Night, part: str) -> pa.Table:
 @recipe("ingest")
 def main(settings: Settings) -> None:
     """The command."""
+    if settings.dry_run:
+        dry_run(settings)
+        return
     with night(settings) as (this, cluster):
         ingest(this, cluster)
 

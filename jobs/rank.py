@@ -62,7 +62,8 @@ def _rank_bucket(name: str, work: Stage, this: Night, shelves: Shelves, moment: 
     _, tower = load_items(this.folder / "embed", part)
     sums = load_sums(table(this.folder / "embed" / f"sums-{name}.arrow"))
     if part == HOLDOUT:
-        asked = evaluated(activity, histories, moment, settings)
+        buckets = len(finished(this.folder, "ingest").facts["buckets"])
+        asked = evaluated(activity, histories, moment, settings, buckets)
         histories, sums = _only(activity, asked, histories, sums, moment)
     profiles = tuple((profile.name, profile.groups) for profile in this.profiles)
     people = gather(
@@ -90,7 +91,9 @@ def load_sums(rows: pa.Table) -> GroupSums:
     )
 
 
-def evaluated(activity: pa.Table, before: Histories, cut: int, settings: Settings) -> np.ndarray[Any, Any]:
+def evaluated(
+    activity: pa.Table, before: Histories, cut: int, settings: Settings, buckets: int
+) -> np.ndarray[Any, Any]:
     """Rows of `before` of the people whom the hold-out can judge: with a want after the cut, and a history before it.
 
     The keys are pseudorandom, so the first of them are a fair sample.
@@ -100,7 +103,7 @@ def evaluated(activity: pa.Table, before: Histories, cut: int, settings: Setting
     )
     wanted = activity.filter(pc.and_(late, activity["profilable"]))["user_key"].unique()
     rows = np.flatnonzero(pc.is_in(before.keys, value_set=wanted).to_numpy(zero_copy_only=False))
-    return rows[: -(-settings.evaluate.people // settings.buckets)]
+    return rows[: -(-settings.evaluate.people // buckets)]
 
 
 def _only(

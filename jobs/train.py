@@ -19,8 +19,8 @@ from engine.errors import TrainingError
 from engine.two_tower import checkpoint
 from engine.two_tower.features import Bag, describe
 from engine.two_tower.histories import Histories
-from engine.two_tower.towers import TowerSettings
-from engine.two_tower.training import TrainSettings, Worker, fit
+from engine.two_tower.settings import TowerSettings, TrainSettings
+from engine.two_tower.training import Worker, fit
 from jobs.cluster import Cluster
 from jobs.launch import recipe
 from jobs.night import HOLDOUT, PARTS, Night, night, table

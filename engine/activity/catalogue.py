@@ -5,8 +5,9 @@ from __future__ import annotations
 import polars as pl
 import pyarrow as pa
 
-from engine.activity.files import FLAG, MAYBE_TEXT, MOMENT, NUMBER, TEXT, TEXTS, as_time, locate, read
+from engine.activity.files import locate
 from engine.activity.mapping import DataSettings
+from engine.activity.parquet import FLAG, MAYBE_TEXT, MOMENT, NUMBER, TEXT, TEXTS, as_time, read
 from engine.errors import DataError
 from engine.schema import CATALOGUE
 
@@ -57,6 +58,8 @@ def read_catalogue(data: DataSettings) -> tuple[pa.Table, pa.Array]:
         if len(endless):
             raise DataError(f"{path}: the price of item '{endless[0]}' is infinite.", "Correct it, or leave it empty.")
         frame = frame.with_columns(pl.col("price").fill_nan(None))
+        if data.coarsen.price_bands:
+            frame = frame.with_columns(_banded(data.coarsen.price_bands))
     if "categories" in frame.columns:
         named = pl.element().filter(pl.element() != "")  # a nameless step leads nowhere
         frame = frame.with_columns(pl.col("categories").list.eval(named))
@@ -73,3 +76,10 @@ def read_catalogue(data: DataSettings) -> tuple[pa.Table, pa.Array]:
         for name in CATALOGUE.names
     ]
     return pa.Table.from_arrays(columns, schema=CATALOGUE), dropped.to_arrow().cast(pa.string())
+
+
+def _banded(bands: int) -> pl.Expr:
+    """Prices told by the middle of their band, a power of ten having so many; what is free stays free."""
+    price = pl.col("price")
+    band = (price.log10() * bands).floor()
+    return pl.when(price > 0).then((10.0 ** ((band + 0.5) / bands)).round(2)).otherwise(price).alias("price")

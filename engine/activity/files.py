@@ -1,69 +1,43 @@
-"""Parquet from any filesystem, checked against the contract before a row is read; other columns never are."""
+"""Where a log's files lie, on whatever filesystem, and whether they have changed."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import json
+import re
+import secrets
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from pyarrow import fs
 
-from engine.activity.mapping import UNITS, DataSettings, near_miss
-from engine.errors import ContractError, DataError
-from engine.schema import TIME
+from engine.activity.mapping import DataSettings, near_miss
+from engine.errors import DataError
 
-_EARLIEST, _LATEST = -62_135_596_800, 253_402_300_799  # the years 1 to 9999, in seconds since 1970
-_NAMES_SHOWN = 30
+UNREADABLE = "unreadable"
+_AT_ONCE = 8 << 20  # bytes; each read is a request to an object store
+_RACY_NS = 2_000_000_000  # a file that changed so shortly before it was read may change again within its clock's tick
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
-    """What a column must be.
+class LogFile:
+    """A file: its path inside the filesystem, its name below data.path, bytes, and when it changed, ns since 1970 or 0."""
 
-    expected: in words. fits: whether a file's type is that. becomes: what it is read as; None: as it is.
-    """
-
-    expected: str
-    fits: Callable[[pa.DataType], bool]
-    becomes: pa.DataType | None = None
-
-
-def _stringy(kind: pa.DataType) -> bool:
-    if pa.types.is_dictionary(kind):
-        return _stringy(kind.value_type)
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
-
-
-def _number(kind: pa.DataType) -> bool:
-    types = pa.types
-    return bool(types.is_floating(kind) or types.is_integer(kind) or types.is_decimal(kind) or types.is_null(kind))
-
-
-def _strings(kind: pa.DataType) -> bool:
-    types = pa.types
-    listed = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
-    return bool(types.is_null(kind) or (listed and (_stringy(kind.value_type) or types.is_null(kind.value_type))))
-
-
-def _moment(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_timestamp(kind) or pa.types.is_null(kind))
-
-
-TEXT = Kind("string", _stringy, pa.string())
-MAYBE_TEXT = Kind("string", lambda kind: _stringy(kind) or pa.types.is_null(kind), pa.string())
-NUMBER = Kind("a number", _number, pa.float64())
-TEXTS = Kind("list<string>", _strings, pa.list_(pa.string()))
-MOMENT = Kind("timestamp", _moment)
-WHOLE = Kind("a whole number", pa.types.is_integer)
-FLAG = Kind("boolean", pa.types.is_boolean, pa.bool_())
+    path: str
+    name: str
+    bytes: int
+    modified: int
 
 
 def locate(path: str) -> tuple[fs.FileSystem, str]:
     """The filesystem and the path inside it of a URI or a local path.
+
+    Of an object store, keys and endpoint may be in the environment instead (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL and so on).
+    One that does not answer is an error of the first call, after about six seconds.
 
     Raises:
         DataError: the scheme is unknown.
@@ -73,12 +47,18 @@ def locate(path: str) -> tuple[fs.FileSystem, str]:
     try:
         filesystem, inside = fs.FileSystem.from_uri(path)
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path} cannot be opened: {error}", "Use a local path, file://, s3:// or gs://.") from error
+        told = without_secrets(f"{path} cannot be opened: {error}")
+        raise DataError(told, "Use a local path, file://, s3:// or gs://.") from None  # its text repeats the URI
     return filesystem, inside
 
 
-def parquet_files(data: DataSettings) -> list[str]:
-    """Paths of the log's files below `data.path`, sorted.
+def without_secrets(text: str) -> str:
+    """A text in which no URI tells the key that it may hold."""
+    return re.sub(r"(?<=://)\S*@", "***@", text)
+
+
+def log_files(data: DataSettings) -> list[LogFile]:
+    """The log's files below `data.path`, by name.
 
     Names that begin with _ or . are work in progress, by Hive's custom, and left alone.
 
@@ -86,25 +66,35 @@ def parquet_files(data: DataSettings) -> list[str]:
         DataError: an entry of `data.log` is not there, or none holds a file.
     """
     filesystem, root = locate(data.path)
-    found: list[str] = []
-    for part in data.log:
-        path = f"{root}/{part}"
-        info = filesystem.get_file_info(path)
-        if info.type == fs.FileType.NotFound:
-            beside = filesystem.get_file_info(fs.FileSelector(root, allow_not_found=True))
-            near = near_miss(part, [entry.base_name for entry in beside])
-            meant = f"; did you mean '{near}'?" if near else "."
-            raise DataError(
-                f"data.log names '{part}', which is not in {data.path}{meant}", "Check data.path and data.log."
-            )
-        if info.type == fs.FileType.File:
-            found.append(path)
-        else:
-            inside = filesystem.get_file_info(fs.FileSelector(path, recursive=True))
-            found += [entry.path for entry in inside if entry.is_file and _counts(entry.path[len(path) :])]
+    found: dict[str, LogFile] = {}
+    try:
+        for part in data.log:
+            for entry in _entries(filesystem, root, part, without_secrets(data.path)):
+                name = entry.path.removeprefix(root).strip("/")
+                found[name] = LogFile(entry.path, name, entry.size or 0, entry.mtime_ns or 0)
+    except (pa.ArrowException, OSError) as error:
+        told = f"{without_secrets(data.path)} cannot be listed: {error}"
+        raise DataError(told, "Check data.path, that its store answers, and who may read it.") from error
     if not found:
-        raise DataError(f"No Parquet file under {data.path} in {', '.join(data.log)}.", "Check data.path and data.log.")
-    return sorted(set(found))
+        told = f"No Parquet file under {without_secrets(data.path)} in {', '.join(data.log)}."
+        raise DataError(told, "Check data.path and data.log.")
+    return [found[name] for name in sorted(found)]
+
+
+def _entries(filesystem: fs.FileSystem, root: str, part: str, shown: str) -> list[fs.FileInfo]:
+    path = f"{root}/{part}".removesuffix("/.")
+    about = filesystem.get_file_info(path)
+    if about.type == fs.FileType.NotFound:
+        beside = filesystem.get_file_info(fs.FileSelector(root, allow_not_found=True))
+        near = near_miss(part, [entry.base_name for entry in beside])
+        meant = f"; did you mean '{near}'?" if near else "."
+        raise DataError(f"data.log names '{part}', which is not in {shown}{meant}", "Check data.path and data.log.")
+    if about.type == fs.FileType.File:
+        return [about]
+    inside = filesystem.get_file_info(fs.FileSelector(path, recursive=True))
+    if isinstance(filesystem, fs.LocalFileSystem):  # passes over links that lead nowhere: reading shall refuse them
+        inside += [fs.FileInfo(str(link)) for link in Path(path).rglob("*.parquet") if not link.exists()]
+    return [entry for entry in inside if entry.type != fs.FileType.Directory and _counts(entry.path[len(path) :])]
 
 
 def _counts(inside: str) -> bool:
@@ -115,114 +105,61 @@ def digest(filesystem: fs.FileSystem, path: str) -> str:
     """SHA-256 of a file's bytes."""
     total = hashlib.sha256()
     with filesystem.open_input_stream(path, compression=None) as stream:
-        while chunk := stream.read(1 << 20):
+        while chunk := stream.read(_AT_ONCE):
             total.update(chunk)
     return total.hexdigest()
 
 
-def read(
-    filesystem: fs.FileSystem, path: str, wanted: dict[str, tuple[str, Kind]], required: tuple[str, ...]
-) -> pa.Table:
-    """Some columns of one Parquet file under their contract names, as the types of their kinds.
-
-    Text that is not UTF-8 is read as '', which is no id, event or source: its rows go the way of other bad rows.
+class Digests:
+    """SHA-256 of files, remembered by name, size and time of change: an unchanged file is not read again.
 
     Args:
-        wanted: contract name -> (name in the file, what it must be).
-        required: contract names that must be there; the others may be absent and are then left out.
-
-    Raises:
-        ContractError: a column is missing or mistyped: file, column, expected, found.
-        DataError: the file is not Parquet, or broken.
+        memory: a JSON file; missing or broken: nothing is remembered.
     """
-    try:
-        with filesystem.open_input_file(path) as source:
-            file = pq.ParquetFile(source)
-            picked = _picked(path, file.schema_arrow, wanted, required)
-            table = file.read(columns=sorted(set(picked.values())), use_threads=False)
-    except FileNotFoundError as error:
-        raise DataError(f"{path} is missing.", "Check data.path and the names in conf/data.") from error
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(
-            f"{path} is not a readable Parquet file: {error}", "Write it again, or take it away."
-        ) from error
-    return pa.table({name: _as_kind(table[theirs], wanted[name][1]) for name, theirs in picked.items()})
 
+    def __init__(self, memory: Path) -> None:
+        self._memory = memory
 
-def _picked(
-    path: str, schema: pa.Schema, wanted: dict[str, tuple[str, Kind]], required: tuple[str, ...]
-) -> dict[str, str]:
-    """Contract name -> name in the file, of the columns that are there."""
-    picked = {}
-    for name, (theirs, kind) in wanted.items():
-        times = schema.names.count(theirs)
-        if not times and name not in required:
-            continue
-        if times != 1:
-            near = near_miss(theirs, schema.names)
-            shown = [*schema.names[:_NAMES_SHOWN], *(["..."] if len(schema.names) > _NAMES_SHOWN else [])]
-            raise ContractError(
-                path,
-                theirs,
-                kind.expected,
-                f"{times} columns of this name" if times else f"no such column{near and f' (near: {near!r})'}",
-                f"Write it, or name in conf/data what '{name}' is called here; there are {', '.join(shown)}.",
+    def of(self, filesystem: fs.FileSystem, files: Iterable[LogFile], threads: int = 8) -> dict[str, str]:
+        """The digest of each file by name; UNREADABLE for what cannot be read, which reading it will explain."""
+        files, known = list(files), self._remembered()
+        now = time.time_ns()
+        stamps = {file.name: f"{file.path} {file.bytes} {file.modified}" for file in files}
+        fresh = [file for file in files if known.get(file.name, ("", ""))[0] != stamps[file.name]]
+        with ThreadPoolExecutor(threads) as pool:
+            made = dict(
+                zip(
+                    [file.name for file in fresh],
+                    pool.map(lambda file: _sha(filesystem, file.path), fresh),
+                    strict=True,
+                )
             )
-        found = schema.field(theirs).type
-        if not kind.fits(found):
-            raise ContractError(
-                path, theirs, kind.expected, str(found), f"Cast it, or map '{name}' to another column in conf/data."
-            )
-        picked[name] = theirs
-    return picked
+        found = {file.name: made.get(file.name) or known[file.name][1] for file in files}
+        sure = {
+            file.name: (stamps[file.name], found[file.name])
+            for file in files
+            if found[file.name] != UNREADABLE and 0 < file.modified < now - _RACY_NS
+        }
+        if any(known.get(name) != entry for name, entry in sure.items()):
+            self._remember({**known, **sure})
+        return found
+
+    def _remembered(self) -> dict[str, tuple[str, str]]:
+        try:
+            content = json.loads(self._memory.read_text())
+            return {str(name): (str(stamp), str(sha)) for name, (stamp, sha) in content.items()}
+        except (OSError, ValueError, TypeError, AttributeError):
+            return {}
+
+    def _remember(self, known: dict[str, tuple[str, str]]) -> None:
+        self._memory.parent.mkdir(parents=True, exist_ok=True)
+        draft = self._memory.with_name(f".{self._memory.name}.{secrets.token_hex(4)}")
+        draft.write_text(json.dumps(known))
+        draft.replace(self._memory)
 
 
-def _as_kind(column: pa.ChunkedArray, kind: Kind) -> pa.ChunkedArray:
-    if kind.becomes is None:
-        return column
-    column = column.cast(kind.becomes, safe=False)  # a whole number beyond 2^53 is rounded, as any other float is
+def _sha(filesystem: fs.FileSystem, path: str) -> str:
     try:
-        column.validate(full=True)
-    except pa.ArrowInvalid:
-        # Parquet does not vouch for UTF-8, and polars relies on it.
-        if pa.types.is_list(kind.becomes):
-            lists = column.cast(pa.list_(pa.binary())).to_pylist()
-            texts = pa.array([each and [_decoded(value) for value in each] for each in lists], kind.becomes)
-        else:
-            texts = pa.array([_decoded(value) for value in column.cast(pa.binary()).to_pylist()], kind.becomes)
-        column = pa.chunked_array([texts])
-    return column
-
-
-def _decoded(value: bytes | None) -> str | None:
-    try:
-        return None if value is None else value.decode()
-    except UnicodeDecodeError:
-        return ""
-
-
-def as_time(column: pa.ChunkedArray, unit: str, zone: str) -> pa.ChunkedArray:
-    """A timestamp or whole-number column as microseconds UTC. Units are never guessed.
-
-    Args:
-        unit: of a whole number: s, ms, us or ns since 1970, UTC.
-        zone: of a timestamp without one. A repeated hour is taken for the first; a skipped one, for its end.
-
-    Returns:
-        TIME; what lies outside the years 1 to 9999 becomes their edge.
-    """
-    if pa.types.is_null(column.type):
-        return column.cast(TIME)
-    local = pa.types.is_timestamp(column.type) and column.type.tz is None
-    unit = column.type.unit if pa.types.is_timestamp(column.type) else unit
-    scale = 1000 ** UNITS.index(unit)
-    whole = pa.uint64() if column.type == pa.uint64() else pa.int64()
-    latest, earliest = min(_LATEST * scale, 2**63 - 1), max(_EARLIEST * scale, -(2**63))
-    # An overflow would come out as some other time, or stop the night.
-    ticks = pc.min_element_wise(column.cast(whole), pa.scalar(latest, whole), skip_nulls=False).cast(pa.int64())
-    ticks = pc.max_element_wise(ticks, pa.scalar(earliest, pa.int64()), skip_nulls=False)
-    if local and zone != "UTC":
-        times = pc.assume_timezone(ticks.cast(pa.timestamp(unit)), zone, ambiguous="earliest", nonexistent="latest")
-    else:
-        times = ticks.cast(pa.timestamp(unit, tz="UTC"))
-    return times.cast(TIME, safe=False)
+        return digest(filesystem, path)
+    except (pa.ArrowException, OSError):
+        return UNREADABLE

@@ -16,6 +16,7 @@ LOG_COLUMNS = ("event_id", "user_id", "item_id", "event", "ts", "value", "source
 ITEM_COLUMNS = tuple(CATALOGUE.names)
 NEEDED = ("item_id", "event", "ts", "source")
 CONSTANTS = ("event", "source")  # what may be the same for a whole log
+COARSE_TIMES = ("", "minute", "hour", "day")
 UNITS = ("s", "ms", "us", "ns")
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
@@ -42,6 +43,16 @@ class GrantRule:
 
 
 @dataclass(slots=True)
+class CoarsenRule:
+    """How much less is kept than the log tells. time: "", minute, hour or day: times are cut down to it. price_bands: a
+    power of ten of prices becomes so many bands, each told by its middle; 0: as they are.
+    """
+
+    time: str = ""
+    price_bands: int = 0
+
+
+@dataclass(slots=True)
 class DataSettings:
     """Where the input lies and how its columns map to the contract. Empty column name: not there."""
 
@@ -63,7 +74,9 @@ class DataSettings:
     as_of: str = ""  # ISO time; empty: the last event
     retention_days: dict[str, float] = field(default_factory=dict)  # by event; absent: kept
     events_per_user: int = 10_000  # the latest; a robot cannot outweigh people
+    coarsen: CoarsenRule = field(default_factory=CoarsenRule)
     bad_rows_allowed: float = 0.01
+    bad_files_allowed: float = 0.05
 
     def column(self, name: str) -> str:
         """The team's name of a contract column of the log; empty when the log has none."""
@@ -113,10 +126,16 @@ class DataSettings:
         for name, value in numbers.items():
             if not (math.isfinite(value) and value >= 0):
                 raise SettingsError(f"data.{name} is {value}.", "Give a number of 0 or more.")
-        if self.events_per_user < 1 or not 0 <= self.bad_rows_allowed <= 1:
+        if self.events_per_user < 1 or not all(
+            0 <= share <= 1 for share in (self.bad_rows_allowed, self.bad_files_allowed)
+        ):
             raise SettingsError(
-                "data.events_per_user must be at least 1 and data.bad_rows_allowed lie in 0..1.", "Correct conf/data."
+                "data.events_per_user must be at least 1, and data.bad_rows_allowed and bad_files_allowed lie in 0..1.",
+                "Correct conf/data.",
             )
+        _known([self.coarsen.time], COARSE_TIMES, "data.coarsen.time")
+        if not 0 <= self.coarsen.price_bands <= 100:
+            raise SettingsError(f"data.coarsen.price_bands is {self.coarsen.price_bands}.", "Give 0 to 100.")
 
     def _check_mapped(self) -> None:
         for name in self.constants:

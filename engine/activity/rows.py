@@ -1,20 +1,30 @@
-"""Row by row: what of a log file is taken, what is left alone, and what is quarantined with its reason."""
+"""Row by row: what of a log file is taken, what is left alone, and what is quarantined with its reason.
+
+Names are looked up once a dictionary, not once a row: a batch of the log mostly repeats them.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 from pyarrow import fs
 
-from engine.activity.files import MAYBE_TEXT, MOMENT, NUMBER, TEXT, TEXTS, WHOLE, Kind, as_time, read
 from engine.activity.mapping import DataSettings, EventRule, near_miss
-from engine.identity import fault_in_id
+from engine.activity.order import Events
+from engine.activity.parquet import MAYBE_TEXT, MOMENT, NUMBER, TEXT, TEXTS, WHOLE, Kind, as_time, batches
+from engine.activity.people import People
 from engine.schema import EVENTS, TIME
 
 UNDO = 100  # event codes from here on take back the event `code - UNDO`
+NOT_READ, UNKNOWN = 255, 254  # event codes of this room alone
 _OLDEST = 315_532_800_000_000  # 1980 in microseconds: before it, a unit was mistaken or a clock unset
 _DAY = 86_400_000_000
 _STEPS = 2_900_000  # days after 1980 that still have a date; an order reaches no further
@@ -31,104 +41,326 @@ _KINDS = {
 }
 _OPTIONAL = ("event_id", "value", "session_id", "flags")
 _NAMES_TRIED = 20
+# What may be wrong with a row, the first that holds. Reasons that begin with - leave it alone: nobody need mend it.
+REASONS = (
+    "",
+    "-event_not_read",
+    "no_item_id",
+    "bad_user_id",
+    "unknown_event",
+    "no_time",
+    "time_out_of_range",
+    "value_not_finite",
+    "unknown_source",
+    "-below_at_least",
+    "unknown_item",  # and nothing else: a later catalogue may know it
+    "-not_offered",
+)
+_COARSE = {"": 1, "minute": 60_000_000, "hour": 3_600_000_000, "day": _DAY}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Rows:
-    """A log file after the checks.
+class Rules:
+    """What every file is read against.
 
-    taken: user_id (nullable), item, event and source (codes), ts, value, gift, event_id, session_id, in file order.
-    counts: how many rows were left alone (reasons that begin with -) or quarantined, by reason.
-    quarantined: file, line (from 0), reason. No ids: a quarantine is an artefact like any other.
-    near: events and sources that are unknown but nearly known -> what they may be meant for.
+    items: all item ids of the catalogue, ascending, offered or not. dropped: those not offered. sources: the consent
+    vocabulary's, in the order of their codes. now: microseconds since the epoch; an event more than a day later is
+    quarantined, where times are times. salt: seeds the marks of events, so that they do not give an event_id away.
     """
 
-    taken: pl.DataFrame
-    counts: dict[str, int]
-    quarantined: pl.DataFrame
+    data: DataSettings
+    items: pa.Array
+    dropped: pa.Array
+    sources: tuple[str, ...]
+    now: int
+    salt: int = 0
+
+    @property
+    def newest(self) -> int:
+        """The latest time that is believed, microseconds since the epoch."""
+        return _OLDEST + _STEPS * _DAY - 1 if self.data.order else self.now + _DAY
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Checked:
+    """A batch of a log file after the checks.
+
+    carried: the events that a night needs; `person` is a row of `people` (-1: anonymous), `item` one of the catalogue.
+    people: (N, 32) bytes, key and seal of the people of the batch. counts: rows not taken, by reason. line, reason: those
+    quarantined; reason is a place in REASONS. tally: sound rows, by (day since 1970, source, event). latest: microseconds,
+    by source. strangers: marks of item ids that the catalogue does not know. ahead: the earliest time refused as future.
+    """
+
+    carried: Events
+    people: NDArray[np.uint8]
+    rows: int
+    counts: Counter[str]
+    line: NDArray[np.int64]
+    reason: NDArray[np.uint8]
+    tally: Counter[tuple[int, int, int]]
+    latest: dict[int, int]
     near: dict[str, str]
-    total: int
+    strangers: NDArray[np.uint64]
+    ahead: int | None
 
 
-def read_rows(
-    filesystem: fs.FileSystem,
-    path: str,
-    data: DataSettings,
-    items: pa.Array,
-    dropped: pa.Array,
-    sources: tuple[str, ...],
-    now: int,
-) -> Rows:
-    """Read one file of the log.
-
-    Args:
-        items: item ids of the catalogue in the order of their codes; dropped: ids that are not offered.
-        sources: the consent vocabulary's, in the order of their codes.
-        now: microseconds since the epoch; an event more than a day later is quarantined, where times are times.
+def read_rows(filesystem: fs.FileSystem, path: str, rules: Rules, people: People) -> Iterator[Checked]:
+    """Read one file of the log, batch by batch.
 
     Raises:
-        ContractError: a column is missing or mistyped.
+        FileRefused: the file is broken or does not keep the contract.
     """
-    rules = _event_rules(data)
-    frame = pl.DataFrame(_contract_table(filesystem, path, data)).with_row_index("line")
-    for names, key, code, kind in (
-        (items.to_pylist(), "item_id", "item", pl.Int32),
-        (sources, "source", "source_code", pl.UInt8),
-    ):
-        codes = pl.DataFrame({key: names, code: range(len(names))}, schema={key: pl.String, code: kind})
-        frame = frame.join(codes, on=key, how="left", maintain_order="left")
-    frame = frame.join(rules, on="event", how="left", maintain_order="left")
-    people = frame["user_id"].drop_nulls().unique()
-    frame = frame.with_columns(
-        not_offered=_among(frame["item_id"], dropped.to_pylist()),
-        bad_user=_among(frame["user_id"], [name for name in people if fault_in_id(name)]),
-    ).with_columns(reason=_reason(_OLDEST + _STEPS * _DAY - 1 if data.order else now + _DAY))
-    counts = frame.drop_nulls("reason").group_by("reason").len().sort("reason")
-    bad = frame.filter(~pl.col("reason").str.starts_with("-"))
-    near: dict[str, str] = {}
-    for column, reason, known in (("event", "unknown_event", rules["event"]), ("source", "unknown_source", sources)):
-        strangers = bad.filter(pl.col("reason") == reason)[column].drop_nulls().unique(maintain_order=True)
-        near |= {name: meant for name in strangers.head(_NAMES_TRIED) if (meant := near_miss(name, known))}
-    taken = frame.filter(pl.col("reason").is_null()).select(
-        "user_id",
-        "item",
-        pl.col("code").cast(pl.UInt8).alias("event"),
-        "ts",
-        "value",
-        pl.col("source_code").alias("source"),
-        gift=pl.col("flags").list.contains("gift").fill_null(False) | (pl.col("code") == EVENTS.index("gift")),
-        event_id=pl.when(pl.col("event_id") != "").then("event_id"),
-        session_id="session_id",
-    )
-    quarantined = bad.select(pl.lit(path).alias("file"), pl.col("line").cast(pl.Int64), "reason")
-    return Rows(taken, dict(counts.iter_rows()), quarantined, near, len(frame))
+    wanted, required = _wanted(rules.data)
+    line = 0
+    for batch in batches(filesystem, path, wanted, required, ("event_id", "session_id")):
+        yield check(batch, rules, people, line)
+        line += batch.num_rows
 
 
-def _reason(newest: int) -> pl.Expr:
-    """Why a row is not taken; null where it is. What is not to be read at all comes first: nobody need mend it."""
-    value, ts = pl.col("value"), pl.col("ts").cast(pl.Int64)
-    reasons = {
-        "-event_not_read": pl.col("code") < 0,
-        "-not_offered": pl.col("not_offered"),
-        "no_item_id": pl.col("item_id").is_null() | (pl.col("item_id") == ""),
-        "bad_user_id": pl.col("bad_user"),
-        "unknown_item": pl.col("item").is_null(),
-        "unknown_event": pl.col("code").is_null(),
-        "no_time": ts.is_null(),
-        "time_out_of_range": (ts < _OLDEST) | (ts > newest),
-        "value_not_finite": value.is_nan() | value.is_infinite(),
-        "unknown_source": pl.col("source_code").is_null(),
-        "-below_at_least": value.fill_null(0) < pl.col("at_least"),
+def check(batch: pa.RecordBatch, rules: Rules, people: People, line: int = 0) -> Checked:
+    """Check a batch of contract columns that begins at a line of its file."""
+    data, count = rules.data, batch.num_rows
+    text = {name: _coded(batch, name, data) for name in ("user_id", "item_id", "event", "source")}
+    user, known = text["user_id"]
+    pseudonyms, bad_user = people.of(known)
+    item_code, item_names = text["item_id"]
+    place = _padded(_places(item_names, rules.items), -1)[item_code]
+    event, at_least = _events(text["event"], data)
+    source = _sources(text["source"], rules.sources)
+    ts, timeless = _times(batch, data)
+    value, valued = _values(batch)
+
+    nameless = _padded(pc.equal(item_names, "").to_numpy(zero_copy_only=False), True)[item_code]
+    out_of_range = ((ts < _OLDEST) | (ts > rules.newest)) & ~timeless
+    reason = np.zeros(count, np.uint8)
+    conditions = {
+        "-event_not_read": event == NOT_READ,
+        "no_item_id": nameless,
+        "bad_user_id": _padded(bad_user, False)[user],
+        "unknown_event": event == UNKNOWN,
+        "no_time": timeless,
+        "time_out_of_range": out_of_range,
+        "value_not_finite": ~np.isfinite(value),
+        "unknown_source": source < 0,
+        "-below_at_least": value < at_least if at_least is not None else None,
+        "unknown_item": place < 0,
     }
-    return pl.coalesce(pl.when(holds).then(pl.lit(name)) for name, holds in reasons.items())
+    for code in range(len(conditions), 0, -1):
+        holds = conditions[REASONS[code]]
+        if holds is not None:
+            reason[holds] = code
+    if len(rules.dropped) and (reason > 1).any():  # nobody need mend what is not for sale; sound rows each night judges
+        unsold = _padded(pc.is_in(item_names, value_set=rules.dropped).to_numpy(zero_copy_only=False), False)[item_code]
+        reason[unsold & (reason > 1)] = REASONS.index("-not_offered")
+    taken = reason == 0
+    sound = taken | (reason == REASONS.index("unknown_item"))  # whatever tonight's catalogue holds
+    told = np.bincount(reason, minlength=len(REASONS))
+    counts = Counter({REASONS[code]: int(told[code]) for code in range(1, len(REASONS)) if told[code]})
+    bad = np.flatnonzero(~taken & ~np.isin(reason, _LEFT_ALONE)) if len(counts) else np.empty(0, np.int64)
+
+    rows = np.flatnonzero(taken & _carried(data)[event])
+    marks = _marks(batch, text["item_id"], rows, {"event": event, "ts": ts, "value": value, "source": source}, rules)
+    ts = ts // _COARSE[data.coarsen.time] * _COARSE[data.coarsen.time] if data.coarsen.time else ts
+    carried = Events(
+        user[rows],
+        place[rows].astype(np.int32),
+        event[rows],
+        ts[rows],
+        np.where(valued, value, np.nan)[rows] if valued is not None else np.full(len(rows), np.nan),
+        source[rows].astype(np.uint8),
+        _gifts(batch)[rows] | (event[rows] == EVENTS.index("gift")),
+        marks,
+    )
+    stranger = np.unique(item_code[reason == REASONS.index("unknown_item")])
+    ahead = ts[out_of_range & (ts > rules.newest)]
+    return Checked(
+        carried,
+        pseudonyms,
+        count,
+        counts,
+        bad + line,
+        reason[bad],
+        _tally(ts, source, event, sound),
+        {int(code): int(ts[sound & (source == code)].max()) for code in np.unique(source[sound])},
+        _near(text, reason, rules),
+        marks_of(item_names.take(pa.array(stranger)), rules.salt),
+        int(ahead.min()) if len(ahead) else None,
+    )
 
 
-def _among(column: pl.Series, names: list[str]) -> pl.Series:
-    return column.is_in(pl.Series(names, dtype=pl.String).implode()).fill_null(False)
+_LEFT_ALONE = [code for code, name in enumerate(REASONS) if name.startswith("-")]
 
 
-def _contract_table(filesystem: fs.FileSystem, path: str, data: DataSettings) -> pa.Table:
-    """Every column of the contract, in its type; null where the file has none."""
+def marks_of(names: pa.Array, salt: int) -> NDArray[np.uint64]:
+    """(N,) 64-bit hashes of texts; the same within a version of polars, whose version parts are filed under."""
+    return pl.Series(pl.from_arrow(names)).cast(pl.String).hash(salt).to_numpy()
+
+
+def _coded(batch: pa.RecordBatch, name: str, data: DataSettings) -> tuple[NDArray[np.int32], pa.Array]:
+    """Codes (-1: null) and the names that they stand for."""
+    if name in data.constants:
+        return np.zeros(batch.num_rows, np.int32), pa.array([data.constants[name]], pa.string())
+    if name not in batch.schema.names:
+        return np.full(batch.num_rows, -1, np.int32), pa.array([], pa.string())
+    column = batch.column(name)
+    if not pa.types.is_dictionary(column.type):
+        column = column.dictionary_encode()
+    codes = column.indices.cast(pa.int32())
+    return (codes.fill_null(-1) if codes.null_count else codes).to_numpy(), column.dictionary
+
+
+def _padded(values: NDArray[Any], null: object) -> NDArray[Any]:
+    """A lookup table whose last entry answers for code -1."""
+    return np.append(values, np.array([null], values.dtype))
+
+
+def _places(names: pa.Array, items: pa.Array) -> NDArray[np.int64]:
+    found = pc.index_in(names, value_set=items).fill_null(-1).to_numpy(zero_copy_only=False)
+    return np.asarray(found, np.int64)
+
+
+def _events(
+    text: tuple[NDArray[np.int32], pa.Array], data: DataSettings
+) -> tuple[NDArray[np.uint8], NDArray[np.float64] | None]:
+    """Event code of each row, and the value below which it is not read, where any rule has one."""
+    rules = {name: (_code(rule), rule.at_least) for name, rule in event_rules(data).items()}
+    found = [rules.get(name, (UNKNOWN, None)) for name in text[1].to_pylist()]
+    codes = _padded(np.array([code for code, _ in found], np.uint8), UNKNOWN)[text[0]]
+    if all(least is None for _, least in rules.values()):
+        return codes, None
+    least = np.array([-np.inf if least is None else least for _, least in found])
+    return codes, _padded(least, -np.inf)[text[0]]
+
+
+def event_rules(data: DataSettings) -> dict[str, EventRule]:
+    """What each event name of the log means."""
+    return data.events or {name: EventRule(means=name) for name in EVENTS}
+
+
+def _code(rule: EventRule) -> int:
+    undone = rule.undoes or ("purchase" if rule.means == "return" else "")
+    if undone:
+        return UNDO + EVENTS.index(undone)
+    return EVENTS.index(rule.means) if rule.means else NOT_READ
+
+
+def _carried(data: DataSettings) -> NDArray[np.bool_]:
+    """(256,) event codes that go on to a night: impressions are counted, and nothing of a night reads them further."""
+    carried = np.ones(256, bool)
+    carried[EVENTS.index("impression")] = data.weights.get("impression", 0.0) > 0
+    return carried
+
+
+def _sources(text: tuple[NDArray[np.int32], pa.Array], sources: tuple[str, ...]) -> NDArray[np.int16]:
+    place = {name: code for code, name in enumerate(sources)}
+    return _padded(np.array([place.get(name, -1) for name in text[1].to_pylist()], np.int16), -1)[text[0]]
+
+
+def _times(batch: pa.RecordBatch, data: DataSettings) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Microseconds since the epoch, and which rows have none."""
+    column = pa.chunked_array([batch.column("ts")])
+    times = (_steps(column) if data.order else as_time(column, data.time_unit, data.time_zone)).combine_chunks()
+    whole = times.cast(pa.int64())
+    if not whole.null_count:
+        return whole.to_numpy(), np.zeros(len(whole), bool)
+    return whole.fill_null(0).to_numpy(), whole.is_null().to_numpy(zero_copy_only=False)
+
+
+def _steps(order: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A rank as a time: a day a step from 1980 on."""
+    near = pc.max_element_wise(order.cast(pa.float64(), safe=False), -1.0, skip_nulls=False)
+    steps = pc.min_element_wise(near, float(_STEPS), skip_nulls=False).cast(pa.int64())
+    return pc.add(pc.multiply(steps, _DAY), _OLDEST).cast(TIME)
+
+
+def _values(batch: pa.RecordBatch) -> tuple[NDArray[np.float64], NDArray[np.bool_] | None]:
+    """Values, 0 where there is none; and which rows have one, or None where no row has."""
+    if "value" not in batch.schema.names or batch.column("value").null_count == batch.num_rows:
+        return np.zeros(batch.num_rows), None
+    column = batch.column("value")
+    return column.fill_null(0.0).to_numpy(), column.is_valid().to_numpy(zero_copy_only=False)
+
+
+def _gifts(batch: pa.RecordBatch) -> NDArray[np.bool_]:
+    gift = np.zeros(batch.num_rows, bool)
+    if "flags" not in batch.schema.names or batch.column("flags").null_count == batch.num_rows:
+        return gift
+    flags = batch.column("flags")
+    named = pc.fill_null(pc.equal(flags.flatten(), "gift"), False).to_numpy(zero_copy_only=False)
+    if named.any():
+        gift[pc.list_parent_indices(flags).to_numpy()[named]] = True
+    return gift
+
+
+def _marks(
+    batch: pa.RecordBatch,
+    items: tuple[NDArray[np.int32], pa.Array],
+    rows: NDArray[np.int64],
+    columns: dict[str, NDArray[Any]],
+    rules: Rules,
+) -> NDArray[np.uint64]:
+    """(N,) one mark an event: of its event_id, or of all that the row says where it has none."""
+    picked = pa.array(rows)
+    ids = _picked_text(batch, "event_id", picked)
+    named = ((ids != "") & ids.is_not_null()).to_numpy()
+    by_id = ids.hash(rules.salt).to_numpy()
+    if named.all():
+        return by_id
+    whole = {name: column[rows] for name, column in columns.items()}
+    whole["value"] = whole["value"] + 0.0  # -0.0 is 0.0
+    whole["item"] = _padded(marks_of(items[1], rules.salt), 0)[items[0][rows]]
+    whole["gift"] = _gifts(batch)[rows]
+    frame = pl.DataFrame(whole).with_columns(_picked_text(batch, "session_id", picked).alias("session_id"))
+    return np.where(named, by_id, frame.hash_rows(rules.salt).to_numpy())
+
+
+def _picked_text(batch: pa.RecordBatch, name: str, rows: pa.Array) -> pl.Series:
+    if name not in batch.schema.names:
+        return pl.repeat(None, len(rows), dtype=pl.String, eager=True)
+    return pl.Series(pl.from_arrow(batch.column(name).take(rows))).cast(pl.String)
+
+
+def _tally(
+    ts: NDArray[np.int64], source: NDArray[np.int16], event: NDArray[np.uint8], taken: NDArray[np.bool_]
+) -> Counter[tuple[int, int, int]]:
+    if not taken.any():
+        return Counter()
+    day = ts[taken] // _DAY
+    first = int(day.min())
+    code = ((day - first) << 16) | (source[taken].astype(np.int64) << 8) | event[taken]
+    if int(day.max()) - first < 1000:
+        counts = np.bincount(code)
+        codes = np.flatnonzero(counts)
+        counts = counts[codes]
+    else:
+        codes, counts = np.unique(code, return_counts=True)
+    return Counter(
+        {
+            (first + (each >> 16), each >> 8 & 255, each & 255): many
+            for each, many in zip(codes.tolist(), counts.tolist(), strict=True)
+        }
+    )
+
+
+def _near(
+    text: dict[str, tuple[NDArray[np.int32], pa.Array]], reason: NDArray[np.uint8], rules: Rules
+) -> dict[str, str]:
+    """Events and sources that are unknown but nearly known -> what they may be meant for."""
+    near: dict[str, str] = {}
+    for column, named, known in (
+        ("event", "unknown_event", list(event_rules(rules.data))),
+        ("source", "unknown_source", list(rules.sources)),
+    ):
+        codes, names = text[column]
+        strange = np.unique(codes[reason == REASONS.index(named)])
+        for name in names.take(pa.array(strange[strange >= 0][:_NAMES_TRIED])).to_pylist():
+            if meant := near_miss(name, known):
+                near[name] = meant
+    return near
+
+
+def _wanted(data: DataSettings) -> tuple[dict[str, tuple[str, Kind]], tuple[str, ...]]:
+    """Columns to read with what they must be, and those that must be there."""
     kinds = dict(_KINDS)
     if data.time_unit:
         kinds["ts"] = Kind(f"a whole number, as data.time_unit={data.time_unit} says", WHOLE.fits)
@@ -139,38 +371,4 @@ def _contract_table(filesystem: fs.FileSystem, path: str, data: DataSettings) ->
         kept.pop(name, None)
     if data.order:
         kept["ts"] = (data.order, Kind("a whole number, the place in data.order", WHOLE.fits))
-    table = read(filesystem, path, kept, tuple(name for name in kept if name in data.columns or name not in _OPTIONAL))
-    columns = {}
-    for name, kind in kinds.items():
-        if name in data.constants:
-            columns[name] = pa.repeat(pa.scalar(data.constants[name], pa.string()), table.num_rows)
-        elif name not in table.column_names:
-            columns[name] = pa.nulls(table.num_rows, kind.becomes)
-        elif name == "ts" and data.order:
-            columns[name] = _steps(table[name])
-        elif name == "ts":
-            columns[name] = as_time(table[name], data.time_unit, data.time_zone)
-        else:
-            columns[name] = table[name]
-    return pa.table(columns)
-
-
-def _steps(order: pa.ChunkedArray) -> pa.ChunkedArray:
-    """A rank as a time: a day a step from 1980 on."""
-    near = pc.max_element_wise(order.cast(pa.float64(), safe=False), -1.0, skip_nulls=False)
-    steps = pc.min_element_wise(near, float(_STEPS), skip_nulls=False).cast(pa.int64())
-    return pc.add(pc.multiply(steps, _DAY), _OLDEST).cast(TIME)
-
-
-def _event_rules(data: DataSettings) -> pl.DataFrame:
-    """event -> code (-1: not read), and the value below which the event is not read."""
-    rules = data.events or {name: EventRule(means=name) for name in EVENTS}
-    undoes = [rule.undoes or ("purchase" if rule.means == "return" else "") for rule in rules.values()]
-    codes = [
-        UNDO + EVENTS.index(undone) if undone else EVENTS.index(rule.means) if rule.means else -1
-        for rule, undone in zip(rules.values(), undoes, strict=True)
-    ]
-    return pl.DataFrame(
-        {"event": list(rules), "code": codes, "at_least": [rule.at_least for rule in rules.values()]},
-        schema={"event": pl.String, "code": pl.Int16, "at_least": pl.Float64},
-    )
+    return kept, tuple(name for name in kept if name in data.columns or name not in _OPTIONAL)

@@ -1,143 +1,205 @@
-"""Ingest, second half: one bucket's rows, in whatever order and however often they came, become one sorted shard."""
+"""Ingest, second half: what all parts say of one bucket of people becomes one sorted shard, on what they granted."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
-import polars as pl
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
+from engine.activity.gather import gather
 from engine.activity.mapping import DataSettings
-from engine.activity.rows import UNDO
-from engine.activity.split import SPLIT
-from engine.schema import ACTIVITY, EVENTS, POPULARITY
+from engine.activity.order import Events, Rows, distinct, latest, settled_order
+from engine.activity.parts import PartStore
+from engine.activity.undo import standing
+from engine.identity import KEY_BYTES, UserKeys
+from engine.schema import ACTIVITY, EVENTS, POPULARITY, USER_KEY
 
 _DAY = 86_400_000_000
-_ROUNDING = 1e-6  # a share of a value that is left by sums of fractions, not by anybody's wish
+_KEY = f"S{KEY_BYTES}"
 # What a want says when conf/data does not weigh it otherwise. Impressions and dismissals say nothing of interest.
 WEIGHTS = {"view": 0.1, "click": 0.2, "cart": 0.5, "purchase": 1.0, "like": 1.0, "gift": 0.0}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Tonight:
+    """What a night brings to the parts.
+
+    parts: keys in the store, in the order of the partitions' names. places: `gather.bind` of them. standings:
+    schema.STANDINGS, by key. trainable, profilable: per source code, the mask whose grant the purpose needs. sensitive:
+    (I,) items whose events tell more than others, and sensitive_masks: per source, what these need besides. as_of, moments:
+    microseconds since the epoch; popularity is wanted at each moment, counting nothing later. half_life: days after which
+    a want counts half for popularity.
+    """
+
+    data: DataSettings
+    store: PartStore
+    parts: tuple[str, ...]
+    places: list[list[NDArray[np.int32]]]
+    keys: UserKeys
+    standings: pa.Table
+    trainable: tuple[int, ...]
+    profilable: tuple[int, ...]
+    sensitive: NDArray[np.bool_]
+    sensitive_masks: tuple[int, ...]
+    as_of: int
+    moments: tuple[int, ...]
+    half_life: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Settled:
-    """A bucket in order: schema.ACTIVITY of those who granted something; popularity of all, by moment asked for."""
+    """A bucket in order: schema.ACTIVITY of those who granted something; popularity of all, by moment asked for.
+
+    counts: rows left out, by reason. expired: rows past their retention, by event. oldest: microseconds, by event, of what
+    is kept. people, unprofiled: how many there are, and of how many nothing is kept for want of a grant.
+    """
 
     activity: pa.Table
     popularity: list[pa.Table]
     counts: dict[str, int]
+    expired: dict[str, int]
+    oldest: dict[str, int]
+    people: int
+    unprofiled: int
 
 
-def settle_bucket(folder: Path, data: DataSettings, as_of: int, moments: list[int], half_life: float) -> Settled:
-    """Deduplicate, undo, retain, cap and sort one bucket.
-
-    Args:
-        folder: `bucket-BBBBB` of `split_files`.
-        as_of: the night's time, microseconds since the epoch.
-        moments: times at which popularity is wanted, counting nothing later.
-        half_life: days after which a want counts half for popularity.
-    """
-    parts = [pl.read_ipc(part) for part in sorted(folder.glob("*.arrow"))]
-    frame = pl.concat([pl.DataFrame(schema=SPLIT), *parts])
-    counts = {}
-    before = len(frame)
-    frame = _distinct(frame)
-    counts["-duplicate"] = before - len(frame)
-    before = len(frame)
-    frame = frame.filter(pl.col("ts").cast(pl.Int64) <= as_of)
-    counts["-after_as_of"] = before - len(frame)
-    before = len(frame)
-    frame = _undone(frame)
-    counts["-undone_or_undoing"] = before - len(frame)
-    before = len(frame)
+def retained_since(data: DataSettings, as_of: int) -> NDArray[np.int64]:
+    """(256,) by event code, the earliest time that is retained at a night's time, microseconds since the epoch."""
+    since = np.full(256, np.iinfo(np.int64).min)
     for name, days in data.retention_days.items():
-        old = pl.col("ts").cast(pl.Int64) < as_of - int(days * _DAY)
-        frame = frame.filter(~((pl.col("event") == EVENTS.index(name)) & old))
-    counts["-past_retention"] = before - len(frame)
+        since[EVENTS.index(name)] = as_of - int(days * _DAY)
+    return since
+
+
+def settle_bucket(bucket: int, buckets: int, tonight: Tonight) -> Settled:
+    """Deduplicate, undo, drop what nobody granted, cap and sort one bucket of `buckets`."""
+    data = tonight.data
+    found = gather(
+        tonight.store,
+        tonight.parts,
+        tonight.places,
+        bucket,
+        buckets,
+        retained_since(data, tonight.as_of),
+        tonight.as_of,
+    )
+    counts = found.counts
+    events = distinct(settled_order(found.events, found.by_person))
+    strangers = distinct(settled_order(found.strangers))
+    counts["-duplicate"] = len(found.events) + len(found.strangers) - len(events) - len(strangers)
+    before = len(events) + len(strangers)
+    events = events.only(standing(events, np.ones(len(events), bool)))
+    strangers = strangers.only(standing(strangers, np.zeros(len(strangers), bool)))
+    counts["-undone_or_undoing"] = before - len(events) - len(strangers)
+
     weights = {**WEIGHTS, **data.weights}
-    weight = (
-        pl.col("event")
-        .cast(pl.Int16)
-        .replace_strict({code: weights.get(name, 0.0) for code, name in enumerate(EVENTS)}, return_dtype=pl.Float32)
-    )
-    frame = frame.with_columns(
-        want=weight,
-        weight=(weight * pl.when(pl.col("gift")).then(data.gift_weight).otherwise(1.0)).cast(pl.Float32),
-    )
-    popularity = [_popularity(frame, moment, half_life) for moment in moments]
-    before = len(frame)
-    personal = frame.filter(pl.col("trainable") | pl.col("profilable"))
-    counts["-no_grant_or_anonymous"] = before - len(personal)
-    before = len(personal)
-    personal = personal.sort("user_key", "ts", "item", "event", "source", "weight")
-    # Wants and the rest are capped apart: no flood of impressions pushes out what somebody bought.
-    late = pl.int_range(pl.len(), 0, -1).over("user_key", pl.col("want") > 0)
-    personal = personal.filter(late <= data.events_per_user)
-    counts["-over_events_per_user"] = before - len(personal)
-    return Settled(_as_schema(personal, ACTIVITY), popularity, counts)
+    want = np.array([weights.get(name, 0.0) for name in EVENTS], np.float32)
+    popularity = _popularity(events, strangers, want, tonight)
 
-
-def _distinct(frame: pl.DataFrame) -> pl.DataFrame:
-    """One row an event: by event_id where there is one, else by the whole row, which its time confines to one day."""
-    whole = ["user_key", "item", "event", "ts", "value", "source", "gift", "session_id"]
-    named = frame.filter(pl.col("event_id").is_not_null()).sort("event_id", *whole, nulls_last=True)
-    unnamed = frame.filter(pl.col("event_id").is_null())
-    return pl.concat(
-        [named.unique("event_id", keep="first", maintain_order=True), unnamed.unique(whole, maintain_order=True)]
+    trainable, profilable = _granted(found.keys, found.seals, events, tonight)
+    allowed = trainable | profilable
+    kept = np.flatnonzero(allowed)
+    counts["-no_grant"] = len(events) - len(kept)
+    counts["-anonymous"] = len(strangers)
+    asked = np.unique(events.person)
+    events, trainable, profilable = events.take(kept), trainable[kept], profilable[kept]
+    # Wants and the rest are capped apart: no flood of dismissals pushes out what somebody bought.
+    within = latest(events, (want[events.event] > 0).astype(np.int64), data.events_per_user)
+    counts["-over_events_per_user"] = int((~within).sum())
+    if not within.all():
+        events, trainable, profilable = events.take(within), trainable[within], profilable[within]
+    activity = _shard(found.keys, events, trainable, profilable, want, data.gift_weight)
+    return Settled(
+        activity,
+        popularity,
+        dict(counts) | {"-past_retention": int(found.expired.sum())},
+        {name: int(found.expired[code]) for code, name in enumerate(EVENTS) if found.expired[code]},
+        oldest(events),
+        len(asked),
+        len(asked) - len(np.unique(events.person)),
     )
 
 
-def _undone(frame: pl.DataFrame) -> pl.DataFrame:
-    """Take back what was cancelled, by person and item: the latest first, as off a stack.
+def oldest(events: Events) -> dict[str, int]:
+    """By event name, the time of the oldest, microseconds since the epoch."""
+    first = np.full(len(EVENTS), np.iinfo(np.int64).max)
+    np.minimum.at(first, events.event, events.ts)
+    return {name: int(first[code]) for code, name in enumerate(EVENTS) if first[code] < np.iinfo(np.int64).max}
 
-    Events put their `value` on top, undoing events take theirs off the top, and an event of which nothing is left goes.
-    Where a value of the stack is missing or 0, each counts as one: one undoing event takes back one event.
-    """
-    stack = ["user_key", "item", "of"]
-    takes = pl.col("event") >= UNDO
-    frame = frame.with_columns(of=pl.col("event") % UNDO)
-    touched = frame.filter(takes & pl.col("user_key").is_not_null()).select(stack).unique()
-    whole = frame.filter(~takes).join(touched, on=stack, how="anti")
-    amount = pl.col("value").abs()
-    counted = (amount.fill_null(0) == 0).any().over(stack)
-    walk = pl.col("step").cum_sum().over(stack)
-    height = pl.col("walk") - pl.min_horizontal(pl.col("walk").cum_min().over(stack), 0.0)  # an empty stack stays empty
-    lowest_after = pl.col("height").cum_min(reverse=True).over(stack)
-    left = (
-        frame.join(touched, on=stack, how="semi")
-        .sort(*stack, "ts", "event", "value", "source", "gift")
-        .with_columns(size=pl.when(counted).then(1.0).otherwise(amount))
-        .with_columns(step=pl.when(takes).then(-pl.col("size")).otherwise(pl.col("size")))
-        .with_columns(walk=walk)
-        .with_columns(height=height)
-        .with_columns(left=lowest_after - (pl.col("height") - pl.col("size")))
-        .filter(~takes & (pl.col("left") > _ROUNDING * pl.col("size")))
+
+def _granted(
+    keys: NDArray[np.bytes_], seals: NDArray[np.bytes_], events: Events, tonight: Tonight
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """(N,) which events may train, and which may profile. Nothing is assumed of whom the ledger does not know."""
+    granted = np.zeros(len(keys), np.uint64)
+    standings = tonight.standings
+    if len(keys) and standings.num_rows:
+        stable = np.frombuffer(tonight.keys.unsealed(keys.tobytes(), seals.tobytes()), _KEY)
+        column = standings["user_key"].combine_chunks()
+        known = np.frombuffer(column.buffers()[1], _KEY, len(column), column.offset * KEY_BYTES)
+        place = np.minimum(np.searchsorted(known, stable), len(known) - 1)
+        granted = np.where(known[place] == stable, standings["granted"].to_numpy()[place], 0).astype(np.uint64)
+    has = granted[events.person]
+    more = np.where(tonight.sensitive[events.item], np.array(tonight.sensitive_masks, np.uint64)[events.source], 0)
+    needs = (np.array(masks, np.uint64)[events.source] | more for masks in (tonight.trainable, tonight.profilable))
+    trainable, profilable = ((has & need) == need for need in needs)
+    return trainable, profilable
+
+
+def _popularity(events: Events, strangers: Events, want: NDArray[np.float32], tonight: Tonight) -> list[pa.Table]:
+    """By moment. Each person counts once an item, by what is strongest of their wants then; each anonymous event counts alone."""
+    items = len(tonight.sensitive)
+    rows = np.flatnonzero(want[events.event] > 0)
+    pair = (events.person[rows].astype(np.int64) << 32) | events.item[rows]
+    order = np.argsort(pair, kind="stable")
+    rows, pair = rows[order], pair[order]
+    starts = np.flatnonzero(np.concatenate([[True], pair[1:] != pair[:-1]])) if len(pair) else np.empty(0, np.int64)
+    item_of_pair = events.item[rows[starts]]
+    alone = np.flatnonzero(want[strangers.event] > 0)
+    strength, strength_alone = (
+        _strength(each, places, want, tonight) for each, places in ((events, rows), (strangers, alone))
     )
-    return pl.concat([whole, left.select(whole.columns)]).drop("of")
+    tables = []
+    for moment in tonight.moments:
+        fade = 0.5 ** ((moment - tonight.as_of) / (_DAY * tonight.half_life))
+        weight, people = np.zeros(items), np.zeros(items, np.int64)
+        if len(starts):
+            strongest = np.maximum.reduceat(np.where(events.ts[rows] <= moment, strength, -1.0), starts)
+            there = strongest >= 0
+            weight += np.bincount(item_of_pair[there], strongest[there] * fade, items)
+            people += np.bincount(item_of_pair[there], minlength=items)
+        by_then = strangers.ts[alone] <= moment
+        weight += np.bincount(strangers.item[alone[by_then]], strength_alone[by_then] * fade, items)
+        there = people > 0
+        there[strangers.item[alone[by_then]]] = True
+        item = np.flatnonzero(there)
+        tables.append(pa.table([pa.array(item).cast(pa.int32()), weight[item], people[item]], schema=POPULARITY))
+    return tables
 
 
-def _popularity(frame: pl.DataFrame, moment: int, half_life: float) -> pa.Table:
-    """Each person counts once an item, by what is strongest of their wants now; each anonymous event counts alone."""
-    age = (moment - pl.col("ts").cast(pl.Int64)) / _DAY
-    wants = frame.filter((pl.col("ts").cast(pl.Int64) <= moment) & (pl.col("want") > 0)).with_columns(
-        strength=pl.col("want").cast(pl.Float64) * 0.5 ** (age / half_life)
-    )
-    known = wants.filter(pl.col("user_key").is_not_null()).group_by("user_key", "item").agg(pl.col("strength").max())
-    strangers = wants.filter(pl.col("user_key").is_null())
-    both = pl.concat(
-        [
-            known.select("item", "strength", person=pl.lit(1, pl.Int64)),
-            strangers.select("item", "strength", person=pl.lit(0, pl.Int64)),
-        ]
-    )
-    summed = (
-        both.sort("item", "strength")
-        .group_by("item", maintain_order=True)
-        .agg(weight=pl.col("strength").sum(), people=pl.col("person").sum())
-    )
-    return _as_schema(summed, POPULARITY)
+def _strength(events: Events, rows: Rows, want: NDArray[np.float32], tonight: Tonight) -> NDArray[np.float64]:
+    """What wants count for at the night's time."""
+    age = (tonight.as_of - events.ts[rows]) / (_DAY * tonight.half_life)
+    return want[events.event[rows]].astype(np.float64) * np.exp2(-age)
 
 
-def _as_schema(frame: pl.DataFrame, schema: pa.Schema) -> pa.Table:
-    arrow = frame.select(schema.names).to_arrow()
-    return pa.table({each.name: arrow[each.name].cast(each.type) for each in schema})
+def _shard(
+    keys: NDArray[np.bytes_],
+    events: Events,
+    trainable: NDArray[np.bool_],
+    profilable: NDArray[np.bool_],
+    want: NDArray[np.float32],
+    gift_weight: float,
+) -> pa.Table:
+    """schema.ACTIVITY, by person, time, item, event, source and weight."""
+    weight = np.where(events.gift, want[events.event] * np.float32(gift_weight), want[events.event])
+    halves = np.frombuffer(keys.tobytes(), np.uint64).reshape(-1, 2)[events.person]
+    spread = pa.FixedSizeBinaryArray.from_buffers(USER_KEY, len(events), [None, pa.py_buffer(halves)])
+    columns = [spread, events.item, events.event, events.ts, weight, events.source, trainable, profilable]
+    arrays = [
+        column if isinstance(column, pa.Array) else pa.array(column).cast(field.type)
+        for field, column in zip(ACTIVITY, columns, strict=True)
+    ]
+    return pa.table(arrays, schema=ACTIVITY)

@@ -1,174 +1,180 @@
-"""Ingest, first half: log files into user buckets, with ids replaced by keys and consent beside every row."""
+"""Ingest, first half: a partition of the log becomes a part, by person and in order, with pseudonyms for ids."""
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import polars as pl
+import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from pyarrow import fs
 
-from engine.activity.files import locate
-from engine.activity.mapping import DataSettings
-from engine.activity.rows import read_rows
-from engine.errors import DataError, QuarantineError
-from engine.identity import UserKeys
+from engine.activity.order import Events, distinct, latest, order_of_keys, settled_order
+from engine.activity.parts import About, Partition, write_about, write_run
+from engine.activity.people import People
+from engine.activity.rows import REASONS, Checked, Rules, read_rows
+from engine.errors import ContractError, FileRefused
+from engine.identity import KEY_BYTES
 
-# What a part of a bucket holds.
-SPLIT = pl.Schema(
-    [
-        ("item", pl.Int32()),
-        ("event", pl.UInt8()),
-        ("ts", pl.Datetime("us", "UTC")),
-        ("value", pl.Float64()),
-        ("source", pl.UInt8()),
-        ("gift", pl.Boolean()),
-        ("event_id", pl.String()),
-        ("session_id", pl.String()),
-        ("user_key", pl.Binary()),
-        ("trainable", pl.Boolean()),
-        ("profilable", pl.Boolean()),
-    ]
-)
+_RUN = 2_000_000  # events that are sorted at once: about 100 bytes each
+_FLOOD = 10  # times data.events_per_user: what a run keeps of one person, source and event
+_STRANGERS = 10_000  # unknown items that a part remembers; with more it is read again whenever the catalogue changes
+QUARANTINE = pa.schema([("file", pa.string()), ("line", pa.int64()), ("reason", pa.string())])  # line: null for a file
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class SplitContext:
-    """What every file is read against.
+@dataclass(slots=True)
+class _Run:
+    """Events on their way into a run."""
 
-    items, dropped: item ids as `read_catalogue` gives them. standings: schema.STANDINGS. trainable, profilable: per
-    source code, the mask whose grant the purpose needs. now: microseconds since the epoch. sensitive_items: item codes whose
-    events tell more than others, and sensitive: per source code, the mask that these need besides.
-    """
+    events: list[Events] = field(default_factory=list)
+    people: list[NDArray[np.uint8]] = field(default_factory=list)
+    size: int = 0
+    known: int = 0
 
-    data: DataSettings
-    items: pa.Array
-    dropped: pa.Array
-    sources: tuple[str, ...]
-    standings: pa.Table
-    trainable: tuple[int, ...]
-    profilable: tuple[int, ...]
-    keys: UserKeys
-    buckets: int
-    now: int
-    sensitive_items: tuple[int, ...] = ()
-    sensitive: tuple[int, ...] = ()
+    def add(self, checked: Checked) -> None:
+        carried = checked.carried
+        person = np.where(carried.person < 0, -1, carried.person + self.known).astype(np.int32)
+        self.events.append(replace(carried, person=person))
+        self.people.append(checked.people)
+        self.known += len(checked.people)
+        self.size += len(carried)
 
 
-@dataclass(frozen=True, slots=True)
-class SplitReport:
-    """What one call read: rows in all, counts by reason, near misses, and the latest event, microseconds or None."""
+def read_partition(
+    partition: Partition,
+    filesystem: fs.FileSystem,
+    rules: Rules,
+    people: People,
+    folder: Path | None,
+    run: int = _RUN,
+    step: Callable[[], None] = lambda: None,
+) -> About:
+    """Read the files of a partition and leave its part in a folder.
 
-    rows: int
-    counts: dict[str, int]
-    near: dict[str, str]
-    latest: int | None
-
-
-def split_files(files: Sequence[str], context: SplitContext, folder: Path, quarantine: Path, part: str) -> SplitReport:
-    """Read log files and write `folder/bucket-BBBBB/PART.arrow`, and `quarantine/PART.parquet` if a row was bad.
-
-    A person's rows all land in the bucket of their key; anonymous rows are spread by item.
-    """
-    filesystem, _ = locate(context.data.path)
-    found = [
-        read_rows(filesystem, path, context.data, context.items, context.dropped, context.sources, context.now)
-        for path in files
-    ]
-    taken = _keyed(pl.concat([each.taken for each in found]), context)
-    for (bucket,), group in taken.group_by("bucket", maintain_order=True):
-        target = folder / f"bucket-{bucket:05d}"
-        target.mkdir(parents=True, exist_ok=True)
-        group.drop("bucket").write_ipc(target / f"{part}.arrow", compression="zstd")
-    quarantined = pl.concat([each.quarantined for each in found])
-    if len(quarantined):
-        quarantine.mkdir(parents=True, exist_ok=True)
-        quarantined.write_parquet(quarantine / f"{part}.parquet")
-    return SplitReport(
-        sum(each.total for each in found),
-        added(each.counts for each in found),
-        {name: meant for each in found for name, meant in each.near.items()},
-        taken["ts"].cast(pl.Int64).max(),  # type: ignore[arg-type]
-    )
-
-
-def added(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
-    """Counts by reason, summed."""
-    total: Counter[str] = Counter()
-    for each in counts:
-        total.update(each)
-    return dict(total)
-
-
-def check_share(counts: Mapping[str, int], rows: int, allowed: float, near: Mapping[str, str]) -> None:
-    """Refuse a log of which too much is bad.
+    A file that cannot be read to its end counts as not there: it is quarantined whole, by name.
 
     Args:
-        counts: rows by reason; reasons that begin with - are not bad.
-        near: unknown event or source -> what it may be meant for.
-
-    Raises:
-        DataError: there is no row. QuarantineError: names the counts by reason, and the near misses.
+        folder: empty; None: read, check and count, and write nothing.
+        run: events of one run.
+        step: called after each batch.
     """
-    if not rows:
-        raise DataError("The log holds no row at all.", "Check data.path and data.log; an empty day publishes nothing.")
-    bad = {reason: count for reason, count in counts.items() if not reason.startswith("-")}
-    if sum(bad.values()) > allowed * rows:
-        listed = ", ".join(f"{reason} {count}" for reason, count in sorted(bad.items(), key=lambda pair: -pair[1]))
-        meant = "".join(f" Did you mean '{known}' by '{name}'?" for name, known in sorted(near.items()))
-        raise QuarantineError(
-            f"{sum(bad.values())} of {rows} rows are bad ({listed}); allowed is a share of {allowed}.{meant}",
-            "The run's ingest/quarantine has file and line. Correct log or conf/data, or raise data.bad_rows_allowed.",
-        )
+    began = time.monotonic()
+    refused: dict[str, FileRefused] = {}
+    while True:
+        try:
+            about = _attempt(partition, filesystem, rules, people, folder, run, refused, step)
+            break
+        except FileRefused as error:  # what was taken of it is among the rest: begin again without it
+            refused[_name_of(partition, error.file)] = error
+            for path in folder.iterdir() if folder else ():
+                path.unlink()
+    about.refused = {name: _told(error) for name, error in sorted(refused.items())}
+    about.seconds = round(time.monotonic() - began, 3)
+    if folder is not None:
+        write_about(folder, about)
+    return about
 
 
-def _keyed(taken: pl.DataFrame, context: SplitContext) -> pl.DataFrame:
-    people = taken["user_id"].drop_nulls().unique().sort()
-    ids = people.to_list()
-    granted = pl.DataFrame(
-        {
-            "user_id": people,
-            "user_key": pl.Series(context.keys.rotating.derive_many(ids), dtype=pl.Binary),
-            "stable": pl.Series(context.keys.stable.derive_many(ids), dtype=pl.Binary),
-        }
-    ).join(
-        pl.DataFrame(context.standings.cast(_LOOSE)).select(pl.col("user_key").alias("stable"), "granted"),
-        on="stable",
-        how="left",
-    )
-    source = pl.DataFrame(
-        {
-            "source": range(len(context.sources)),
-            "t": context.trainable,
-            "p": context.profilable,
-            "s": context.sensitive or (0,) * len(context.sources),
-        },
-        schema={"source": pl.UInt8, "t": pl.UInt64, "p": pl.UInt64, "s": pl.UInt64},
-    )
-    more = pl.when(pl.col("item").is_in(context.sensitive_items)).then(pl.col("s")).otherwise(0)
-    known = pl.col("user_key").is_not_null()
-    allowed = pl.col("granted").fill_null(0)
-    bucket = (
-        pl.when(~known)
-        .then(pl.col("item") % context.buckets)
-        .otherwise(
-            pl.col("user_key").bin.slice(0, 2).bin.reinterpret(dtype=pl.UInt16, endianness="big").cast(pl.Int64)
-            * context.buckets
-            // 65_536
-        )
-    )
-    return (
-        taken.join(granted, on="user_id", how="left", maintain_order="left")
-        .join(source, on="source", how="left", maintain_order="left")
-        .with_columns(
-            trainable=(allowed & (pl.col("t") | more)) == (pl.col("t") | more),
-            profilable=(allowed & (pl.col("p") | more)) == (pl.col("p") | more),
-            bucket=bucket.cast(pl.Int32),
-        )
-        .select(*SPLIT, "bucket")
-    )
+def _name_of(partition: Partition, path: str) -> str:
+    return next(file.name for file in partition.files if file.path == path)
 
 
-_LOOSE = pa.schema([("user_key", pa.binary()), ("granted", pa.uint64()), ("preference", pa.uint8())])
+def _told(error: FileRefused) -> dict[str, str]:
+    told = {"why": error.why, "message": error.message}
+    if isinstance(error, ContractError):
+        told |= {"column": error.column, "expected": error.expected, "found": error.found}
+    return told
+
+
+def _attempt(
+    partition: Partition,
+    filesystem: fs.FileSystem,
+    rules: Rules,
+    people: People,
+    folder: Path | None,
+    run_size: int,
+    refused: dict[str, FileRefused],
+    step: Callable[[], None],
+) -> About:
+    about, counts, tally = About(partition.name), Counter[str](), Counter[tuple[int, int, int]]()
+    strangers: set[int] = set()
+    ahead: list[int] = []
+    quarantined: list[pa.Table] = []
+    run = _Run()
+    for file in partition.files:
+        if file.name in refused:
+            quarantined.append(_quarantine(file.name, None, [refused[file.name].why]))
+            continue
+        for checked in read_rows(filesystem, file.path, rules, people):
+            about.rows += checked.rows
+            counts += checked.counts
+            tally += checked.tally
+            about.near |= checked.near
+            for source, moment in checked.latest.items():
+                about.latest[str(source)] = max(moment, about.latest.get(str(source), moment))
+            strangers.update(checked.strangers.tolist())
+            ahead += [checked.ahead] if checked.ahead is not None else []
+            if len(checked.line):
+                about.bad[file.name] = about.bad.get(file.name, 0) + len(checked.line)
+                quarantined.append(
+                    _quarantine(file.name, checked.line, [REASONS[code] for code in checked.reason.tolist()])
+                )
+            if folder is not None:
+                run.add(checked)
+                if run.size >= run_size:
+                    counts += _write_run(run, rules, folder, about)
+                    run = _Run()
+            step()
+    if run.size:
+        counts += _write_run(run, rules, folder, about) if folder is not None else Counter()
+    if quarantined and folder is not None:
+        pq.write_table(pa.concat_tables(quarantined), folder / "quarantine.parquet", compression="zstd")
+    about.counts = dict(sorted(counts.items()))
+    about.tally = [[*key, many] for key, many in sorted(tally.items())]
+    about.strangers = sorted(strangers) if len(strangers) <= _STRANGERS else [-1]
+    about.ahead = min(ahead, default=None)
+    return about
+
+
+def _quarantine(name: str, line: NDArray[np.int64] | None, reasons: list[str]) -> pa.Table:
+    lines = pa.nulls(len(reasons), pa.int64()) if line is None else pa.array(line)
+    return pa.table([pa.array([name] * len(reasons), pa.string()), lines, pa.array(reasons)], schema=QUARANTINE)
+
+
+def _write_run(run: _Run, rules: Rules, folder: Path, about: About) -> Counter[str]:
+    """Sort and write; returns what was left out on the way."""
+    events = Events.concat(run.events)
+    everybody = np.concatenate(run.people)
+    seen = np.zeros(len(everybody) + 1, bool)
+    seen[events.person] = True
+    rows = np.flatnonzero(seen[:-1])
+    order, new = order_of_keys(_keys(everybody[rows]))
+    known = everybody[rows[order[new]]]
+    code = np.full(len(everybody) + 1, len(known), np.int32)
+    code[rows[order]] = np.cumsum(new) - 1
+    items, item = np.unique(events.item, return_inverse=True)
+    events = replace(events, person=code[events.person], item=item.astype(np.int32))
+    before = len(events)
+    events = distinct(settled_order(events))
+    after = len(events)
+    # The night caps what is left after consent and retention; far more than that nobody needs of one person.
+    kind = events.source.astype(np.int64) << 8 | events.event
+    kept = latest(events, kind, _FLOOD * rules.data.events_per_user) | (events.person == len(known))
+    events = events if kept.all() else events.take(kept)
+    first = int(np.searchsorted(events.person, len(known)))
+    if first < len(events):
+        by_mark = first + np.argsort(events.mark[first:])
+        events = events.take(np.concatenate([np.arange(first), by_mark]))
+    write_run(folder, about.runs, known, rules.items.take(pa.array(items)), events)
+    about.runs += 1
+    about.add(events)
+    return Counter({"-duplicate": before - after, "-over_events_per_user": after - len(events)})
+
+
+def _keys(people: NDArray[np.uint8]) -> NDArray[np.bytes_]:
+    return np.ascontiguousarray(people[:, :KEY_BYTES]).view(f"S{KEY_BYTES}").ravel()

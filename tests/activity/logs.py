@@ -5,20 +5,27 @@ from __future__ import annotations
 import datetime as dt
 import itertools
 import random
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
+from engine.activity.files import LogFile
+from engine.activity.gather import bind
 from engine.activity.mapping import DataSettings, EventRule
-from engine.activity.rows import Rows, read_rows
-from engine.activity.settle import Settled, settle_bucket
-from engine.activity.split import SplitContext, SplitReport, split_files
-from engine.identity import UserKey, UserKeys
+from engine.activity.parts import About, Partition, PartStore, Run
+from engine.activity.people import People
+from engine.activity.rows import REASONS, Checked, Rules, read_rows
+from engine.activity.settle import Settled, Tonight, settle_bucket
+from engine.activity.split import read_partition
+from engine.identity import UserKey, UserKeys, fault_in_id
 from engine.schema import STANDINGS, TIME
 
 LOG = pa.schema(
@@ -39,12 +46,22 @@ DAY = 86_400_000_000
 NOW = 1_767_225_600_000_000 + 60 * DAY  # START and 60 days
 SOURCES = ("web", "store")
 TRAIN, PROFILE = (1, 2), (4, 8)  # by source
-ALL = 15
+ALL, SENSITIVE = 15, 16
 KEYS = UserKeys(UserKey(b"s" * 32), UserKey(b"r" * 32))
 CANCELLING = {
     "purchase": EventRule(means="purchase"),
     "view": EventRule(means="view"),
     "cancel": EventRule(undoes="purchase"),
+}
+TAKEN = {
+    "user_id": pl.String,
+    "item": pl.Int32,
+    "event": pl.UInt8,
+    "ts": pl.Int64,
+    "value": pl.Float64,
+    "source": pl.UInt8,
+    "gift": pl.Boolean,
+    "mark": pl.UInt64,
 }
 Row = dict[str, Any]
 
@@ -66,6 +83,34 @@ def micros(day: float) -> int:
 
 
 @dataclass
+class Found:
+    """What the checks made of a file: the events that are carried on, with the raw id for the test to see."""
+
+    taken: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=TAKEN))
+    counts: Counter[str] = field(default_factory=Counter)
+    near: dict[str, str] = field(default_factory=dict)
+    total: int = 0
+    quarantined: list[tuple[int, str]] = field(default_factory=list)
+    checked: list[Checked] = field(default_factory=list)
+
+
+@dataclass
+class Parts:
+    """A store with the parts of a log."""
+
+    store: PartStore
+    keys: tuple[str, ...]
+    abouts: list[About]
+
+    @property
+    def runs(self) -> dict[str, int]:
+        return {key: about.runs for key, about in zip(self.keys, self.abouts, strict=True)}
+
+    def all_runs(self) -> list[Run]:
+        return [self.store.run(key, number) for key, runs in self.runs.items() for number in range(runs)]
+
+
+@dataclass
 class Shop:
     """A catalogue of the items a, b, c and d, a log, and what people granted: bits of TRAIN and PROFILE by raw id."""
 
@@ -74,24 +119,44 @@ class Shop:
     granted: Mapping[str, int] = field(default_factory=lambda: {"ann": ALL, "bob": ALL})
     items: tuple[str, ...] = ("a", "b", "c", "d")
     dropped: tuple[str, ...] = ()
+    sensitive: tuple[str, ...] = ()
     buckets: int = 1
     _count: Iterable[int] = field(default_factory=itertools.count)
 
     def fresh(self, name: str) -> Path:
         return self.folder / f"{name}-{next(iter(self._count))}"
 
-    def read(self, rows: Sequence[Row], schema: pa.Schema = LOG) -> Rows:
-        return self.read_file(write(self.fresh("log") / "part.parquet", rows, schema))
-
-    def read_file(self, path: Path) -> Rows:
+    def rules(self) -> Rules:
         items, dropped = pa.array(self.items, pa.string()), pa.array(self.dropped, pa.string())
-        return read_rows(fs.LocalFileSystem(), str(path), self.data, items, dropped, SOURCES, NOW)
+        return Rules(self.data, pa.concat_arrays([items, dropped]).sort(), dropped, SOURCES, NOW)
+
+    def read(self, rows: Sequence[Row], schema: pa.Schema = LOG) -> Found:
+        people = {each["user_id"] for each in rows if isinstance(each.get("user_id"), str)}
+        return self.read_file(write(self.fresh("log") / "part.parquet", rows, schema), people)
+
+    def read_file(self, path: Path, people: Iterable[str] = ("ann", "bob")) -> Found:
+        """What the checks make of a file; `people` are the ids whose pseudonyms are told apart."""
+        named = {KEYS.pseudonyms([name])[0]: name for name in people if not fault_in_id(name)}
+        found = Found()
+        for checked in read_rows(fs.LocalFileSystem(), str(path), self.rules(), People(KEYS)):
+            carried = checked.carried
+            who = [named[checked.people[at].tobytes()] if at >= 0 else None for at in carried.person.tolist()]
+            columns = {name: who if name == "user_id" else getattr(carried, name) for name in TAKEN}
+            found.taken = pl.concat([found.taken, pl.DataFrame(columns, schema=TAKEN)])
+            found.counts.update(checked.counts)
+            found.near |= checked.near
+            found.total += checked.rows
+            found.quarantined += [
+                (line, REASONS[code]) for line, code in zip(checked.line.tolist(), checked.reason.tolist(), strict=True)
+            ]
+            found.checked.append(checked)
+        return found
 
     def reasons(self, rows: Sequence[Row], schema: pa.Schema = LOG) -> dict[str, int]:
-        return self.read(rows, schema).counts
+        return dict(self.read(rows, schema).counts)
 
-    def context(self) -> SplitContext:
-        standings = pa.table(
+    def standings(self) -> pa.Table:
+        table = pa.table(
             [
                 pa.array(KEYS.stable.derive_many(self.granted), STANDINGS.field(0).type),
                 pa.array(self.granted.values(), pa.uint64()),
@@ -99,30 +164,50 @@ class Shop:
             ],
             schema=STANDINGS,
         )
-        items, dropped = pa.array(self.items, pa.string()), pa.array(self.dropped, pa.string())
-        data = self.data
-        data.path = data.path or str(self.folder)
-        return SplitContext(data, items, dropped, SOURCES, standings, TRAIN, PROFILE, KEYS, self.buckets, NOW)
+        return table.sort_by("user_key")
 
-    def split(self, *files: Sequence[Row]) -> tuple[Path, SplitReport]:
-        """The folder with the buckets, each file of rows a part of its own; and the report of the last part."""
+    def split(self, *files: Sequence[Row], together: bool = False, run: int = 1000) -> Parts:
+        """Each file of rows a part of its own, or all of them one partition."""
         folder = self.fresh("split")
-        for number, rows in enumerate(files):
-            path = write(folder / "log" / f"{number}.parquet", rows)
-            report = split_files([str(path)], self.context(), folder, folder / "quarantine", f"part-{number}")
-        return folder, report
+        paths = [write(folder / "log" / f"{at:03d}.parquet", rows) for at, rows in enumerate(files)]
+        listed = [LogFile(str(path), path.name, path.stat().st_size, 0) for path in paths]
+        parts = [Partition("all", tuple(listed))] if together else [Partition(file.name, (file,)) for file in listed]
+        store, abouts = PartStore(folder / "parts"), []
+        for part in parts:
+            with store.draft(part.name) as place:
+                abouts.append(read_partition(part, fs.LocalFileSystem(), self.rules(), People(KEYS), place, run))
+        return Parts(store, tuple(part.name for part in parts), abouts)
+
+    def tonight(self, parts: Parts, as_of: float, moments: Sequence[float], half_life: float) -> Tonight:
+        items, dropped = pa.array(self.items, pa.string()), pa.array(self.dropped, pa.string())
+        sensitive = np.array([name in self.sensitive for name in self.items])
+        return Tonight(
+            self.data,
+            parts.store,
+            parts.keys,
+            bind(parts.store, parts.runs, items, dropped),
+            KEYS,
+            self.standings(),
+            TRAIN,
+            PROFILE,
+            sensitive,
+            (SENSITIVE, SENSITIVE),
+            micros(as_of),
+            tuple(micros(day) for day in moments),
+            half_life,
+        )
 
     def settle(
-        self, *files: Sequence[Row], as_of: float = 59, moments: Sequence[float] = (59,), half_life: float = 30.0
+        self,
+        *files: Sequence[Row],
+        as_of: float = 59,
+        moments: Sequence[float] = (59,),
+        half_life: float = 30.0,
+        run: int = 1000,
     ) -> list[Settled]:
-        """Each bucket, settled. as_of, moments, half_life: days."""
-        folder, _ = self.split(*files)
-        return [
-            settle_bucket(
-                folder / f"bucket-{bucket:05d}", self.data, micros(as_of), [micros(day) for day in moments], half_life
-            )
-            for bucket in range(self.buckets)
-        ]
+        """Each bucket, settled. as_of, moments, half_life: days. run: events that are sorted at once."""
+        tonight = self.tonight(self.split(*files, run=run), as_of, moments, half_life)
+        return [settle_bucket(bucket, self.buckets, tonight) for bucket in range(self.buckets)]
 
     def kept(self, *files: Sequence[Row], **how: Any) -> list[tuple[str, int]]:
         """Item and day of each event that is left, of all people, in the order of the shard."""

@@ -75,7 +75,7 @@ def test_no_raw_user_id_is_in_any_artefact_or_log(small_shop, first_night):
     assert len(ids) > 100
     pattern = re.compile(b"|".join(re.escape(name.encode()) for name in sorted(ids)))
     assert not pattern.search(first_night.err.encode() + first_night.out.encode())
-    for folder in ("runs", "snapshots"):
+    for folder in ("runs", "snapshots", "activity"):
         for path in (small_shop.out / folder).rglob("*"):
             if path.is_file():
                 assert not pattern.search(path.read_bytes()), path

@@ -251,7 +251,8 @@ def _tree(kind: type[errors.BodegaError]) -> Iterator[type[errors.BodegaError]]:
 @pytest.mark.parametrize("kind", sorted(_tree(errors.BodegaError), key=lambda kind: kind.__name__))
 def test_each_error_of_the_tree_has_a_status(kind: type[errors.BodegaError]) -> None:
     words = ("/secret/path.db is wrong.", "Mend /secret/path.db.")
-    error = kind("/secret/path.db", "a", "b", "c", "d") if kind is errors.ContractError else kind(*words)
+    of_a_file = {errors.FileRefused: ("bad_page", "d"), errors.ContractError: ("a", "b", "c", "d")}
+    error = kind("/secret/path.db", *of_a_file[kind]) if kind in of_a_file else kind(*words)
     fault = fault_of(error)
     assert fault.code is not Code.OK and fault.reason and fault.message and fault.remedy
     callers_own = issubclass(kind, (errors.RequestError, errors.ConsentError)) and kind is not errors.LedgerUnavailable

@@ -1,0 +1,158 @@
+"""The first half of ingest on Ray: each partition of the log that the store of parts does not know yet is read, once."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from engine.activity.files import locate, log_files
+from engine.activity.parts import About, Partition, PartStore, partitions
+from engine.activity.people import People
+from engine.activity.report import Reading, summed
+from engine.activity.rows import Rules, marks_of
+from engine.activity.settle import retained_since
+from engine.activity.split import read_partition
+from engine.identity import UserKeys
+from jobs.cluster import Cluster
+from jobs.memory import measured
+from jobs.settings import Settings
+from jobs.stage import fingerprint
+
+# What of conf/data decides on the rows of a part; the rest is for each night to decide.
+_READS = ("columns", "constants", "time_unit", "time_zone", "order", "events", "events_per_user")
+_TASKS_A_CPU = 8
+
+
+class LogReader:
+    """A log and the store of its parts, as one night reads them.
+
+    Args:
+        digests: SHA-256 of each file of the log, by name.
+        offered, dropped: item ids of the catalogue, on offer or not.
+        keys: the deployment's; None for a dry run, which writes nothing.
+        now: microseconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        digests: dict[str, str],
+        offered: pa.Array,
+        dropped: pa.Array,
+        keys: UserKeys | None,
+        now: int,
+    ) -> None:
+        self.settings = settings
+        self.files = log_files(settings.data)
+        self.partitions = partitions(self.files)
+        self.keys = keys
+        salt = int.from_bytes(keys.rotating.derive_many(["\0marks of events"])[0][:8]) if keys else 0
+        items = pa.concat_arrays([offered, dropped]).sort()
+        self.rules = Rules(settings.data, items, dropped, tuple(settings.consent.sources), now, salt)
+        self.store = PartStore(Path(settings.store.parts))
+        config = {name: value for name, value in asdict(settings.data).items() if name in _READS}
+        config["coarse"] = settings.data.coarsen.time
+        config["impressions"] = settings.data.weights.get("impression", 0.0) > 0
+        secrets = [keys.stable.key_id, keys.rotating.key_id] if keys else []
+        read_with = fingerprint(config, settings.consent.sources, secrets, _code())
+        self.names = {
+            part.name: fingerprint(
+                part.name, {file.name: digests.get(file.name, "") for file in part.files}, read_with
+            )[:32]
+            for part in self.partitions
+        }
+
+    def left(self) -> list[Partition]:
+        """The partitions that the store does not know, or of which a night of this catalogue and clock would know more."""
+        marks = np.sort(marks_of(self.rules.items, self.rules.salt))
+        return [part for part in self.partitions if not self._holds(self.store.about(self.names[part.name]), marks)]
+
+    def _holds(self, about: About | None, marks: NDArray[np.uint64]) -> bool:
+        if about is None or (about.ahead is not None and about.ahead <= self.rules.newest):
+            return False
+        asked = self.settings.data.as_of_microseconds()
+        if asked is not None and about.since:  # a night of the past may look at what a later one had to forget
+            since = retained_since(self.settings.data, asked)
+            if any(moment > since[int(event)] for event, moment in about.since.items()):
+                return False
+        if not about.strangers or not len(marks):
+            return True
+        strangers = np.array([mark for mark in about.strangers if mark >= 0], np.uint64)
+        place = np.minimum(np.searchsorted(marks, strangers), len(marks) - 1)
+        return bool(len(strangers)) and not (marks[place] == strangers).any()
+
+    def forget(self, cluster: Cluster, abouts: list[About], since: NDArray[np.int64]) -> None:
+        """Remove from the store what is past its retention; but not for a night of the past."""
+        if self.settings.data.as_of:
+            return
+        late = [self.names[about.name] for about in abouts if about.older_than(since)]
+        tasks = min(len(late), _TASKS_A_CPU * cluster.cpus)
+        groups = [late[at::tasks] for at in range(tasks)]
+        cluster.each(_forget, groups, cluster.share((self.store, since)), label="forget")
+
+    def read(self, cluster: Cluster, left: list[Partition]) -> list[About]:
+        """Read partitions, a task a few of them; each is kept as soon as it is read."""
+        if not left:
+            return []
+        tasks = min(len(left), _TASKS_A_CPU * cluster.cpus)
+        groups = [[(self.names[part.name], part) for part in left[at::tasks]] for at in range(tasks)]
+        store = self.store if self.keys else None
+        shared = cluster.share((self.settings.data.path, self.rules, self.keys, store))
+        return [about for group in cluster.each(_read, groups, shared, label="read log") for about in group]
+
+    def abouts(self) -> list[About]:
+        """What all parts say of themselves, in the order of the partitions."""
+        found = (self.store.about(self.names[part.name]) for part in self.partitions)
+        return [about for about in found if about is not None]
+
+    def summed(self, abouts: list[About]) -> Reading:
+        """The log as a whole."""
+        return summed(abouts, len(self.files), self.rules.sources)
+
+    def keep_quarantine(self, folder: Path) -> None:
+        """Copy what was refused beside the run."""
+        shutil.rmtree(folder, ignore_errors=True)
+        for number, part in enumerate(self.partitions):
+            kept = self.store.root / self.names[part.name] / "quarantine.parquet"
+            if kept.exists():
+                folder.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(kept, folder / f"part-{number:05d}.parquet")
+
+
+def _read(
+    group: list[tuple[str, Partition]], shared: tuple[str, Rules, UserKeys | None, PartStore | None]
+) -> list[About]:
+    path, rules, keys, store = shared
+    filesystem, _ = locate(path)
+    people, found = People(keys), []
+    for key, part in group:
+        with measured() as memory:
+            if store is None:
+                about = read_partition(part, filesystem, rules, people, None)
+            else:
+                with store.draft(key) as folder:
+                    about = read_partition(part, filesystem, rules, people, folder)
+        about.peak = memory.peak
+        found.append(about)
+    return found
+
+
+def _forget(keys: list[str], shared: tuple[PartStore, NDArray[np.int64]]) -> None:
+    store, since = shared
+    for key in keys:
+        store.forget(key, since)
+
+
+def _code() -> str:
+    """Names what reads: our own code and the libraries whose hashes and types a part rests upon."""
+    engine = Path(__file__).resolve().parents[1] / "engine"
+    sources = [*sorted((engine / "activity").glob("*.py")), engine / "identity.py", engine / "schema.py"]
+    digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sources}
+    return fingerprint(digests, {name: version(name) for name in ("polars", "pyarrow", "numpy")})
