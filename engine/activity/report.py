@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from engine.activity.columns import UNDO
 from engine.activity.parts import About
-from engine.activity.rows import UNDO
 from engine.errors import DataError, QuarantineError
 from engine.schema import EVENTS
 

@@ -17,29 +17,28 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyarrow import fs
 
-from engine.activity.mapping import DataSettings, EventRule, near_miss
+from engine.activity.columns import (
+    DAY,
+    NOT_READ,
+    OLDEST,
+    STEPS,
+    UNKNOWN,
+    coded,
+    columns_wanted,
+    event_rules,
+    events,
+    gifts,
+    padded,
+    sources,
+    times,
+    values,
+)
+from engine.activity.mapping import DataSettings, near_miss
 from engine.activity.order import Events
-from engine.activity.parquet import MAYBE_TEXT, MOMENT, NUMBER, TEXT, TEXTS, WHOLE, Kind, as_time, batches
+from engine.activity.parquet import batches
 from engine.activity.people import People
-from engine.schema import EVENTS, TIME
+from engine.schema import EVENTS
 
-UNDO = 100  # event codes from here on take back the event `code - UNDO`
-NOT_READ, UNKNOWN = 255, 254  # event codes of this room alone
-_OLDEST = 315_532_800_000_000  # 1980 in microseconds: before it, a unit was mistaken or a clock unset
-_DAY = 86_400_000_000
-_STEPS = 2_900_000  # days after 1980 that still have a date; an order reaches no further
-_KINDS = {
-    "event_id": MAYBE_TEXT,
-    "user_id": MAYBE_TEXT,
-    "item_id": TEXT,
-    "event": TEXT,
-    "ts": MOMENT,
-    "value": NUMBER,
-    "source": TEXT,
-    "session_id": MAYBE_TEXT,
-    "flags": TEXTS,
-}
-_OPTIONAL = ("event_id", "value", "session_id", "flags")
 _NAMES_TRIED = 20
 # What may be wrong with a row, the first that holds. Reasons that begin with - leave it alone: nobody need mend it.
 REASONS = (
@@ -56,7 +55,7 @@ REASONS = (
     "unknown_item",  # and nothing else: a later catalogue may know it
     "-not_offered",
 )
-_COARSE = {"": 1, "minute": 60_000_000, "hour": 3_600_000_000, "day": _DAY}
+_COARSE = {"": 1, "minute": 60_000_000, "hour": 3_600_000_000, "day": DAY}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,7 +77,7 @@ class Rules:
     @property
     def newest(self) -> int:
         """The latest time that is believed, microseconds since the epoch."""
-        return _OLDEST + _STEPS * _DAY - 1 if self.data.order else self.now + _DAY
+        return OLDEST + STEPS * DAY - 1 if self.data.order else self.now + DAY
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -110,7 +109,7 @@ def read_rows(filesystem: fs.FileSystem, path: str, rules: Rules, people: People
     Raises:
         FileRefused: the file is broken or does not keep the contract.
     """
-    wanted, required = _wanted(rules.data)
+    wanted, required = columns_wanted(rules.data)
     line = 0
     for batch in batches(filesystem, path, wanted, required, ("event_id", "session_id")):
         yield check(batch, rules, people, line)
@@ -120,23 +119,23 @@ def read_rows(filesystem: fs.FileSystem, path: str, rules: Rules, people: People
 def check(batch: pa.RecordBatch, rules: Rules, people: People, line: int = 0) -> Checked:
     """Check a batch of contract columns that begins at a line of its file."""
     data, count = rules.data, batch.num_rows
-    text = {name: _coded(batch, name, data) for name in ("user_id", "item_id", "event", "source")}
+    text = {name: coded(batch, name, data) for name in ("user_id", "item_id", "event", "source")}
     user, known = text["user_id"]
     pseudonyms, bad_user = people.of(known)
     item_code, item_names = text["item_id"]
-    place = _padded(_places(item_names, rules.items), -1)[item_code]
-    event, at_least = _events(text["event"], data)
-    source = _sources(text["source"], rules.sources)
-    ts, timeless = _times(batch, data)
-    value, valued = _values(batch)
+    place = padded(_places(item_names, rules.items), -1)[item_code]
+    event, at_least = events(text["event"], data)
+    source = sources(text["source"], rules.sources)
+    ts, timeless = times(batch, data)
+    value, valued = values(batch)
 
-    nameless = _padded(pc.equal(item_names, "").to_numpy(zero_copy_only=False), True)[item_code]
-    out_of_range = ((ts < _OLDEST) | (ts > rules.newest)) & ~timeless
+    nameless = padded(pc.equal(item_names, "").to_numpy(zero_copy_only=False), True)[item_code]
+    out_of_range = ((ts < OLDEST) | (ts > rules.newest)) & ~timeless
     reason = np.zeros(count, np.uint8)
     conditions = {
         "-event_not_read": event == NOT_READ,
         "no_item_id": nameless,
-        "bad_user_id": _padded(bad_user, False)[user],
+        "bad_user_id": padded(bad_user, False)[user],
         "unknown_event": event == UNKNOWN,
         "no_time": timeless,
         "time_out_of_range": out_of_range,
@@ -150,7 +149,7 @@ def check(batch: pa.RecordBatch, rules: Rules, people: People, line: int = 0) ->
         if holds is not None:
             reason[holds] = code
     if len(rules.dropped) and (reason > 1).any():  # nobody need mend what is not for sale; sound rows each night judges
-        unsold = _padded(pc.is_in(item_names, value_set=rules.dropped).to_numpy(zero_copy_only=False), False)[item_code]
+        unsold = padded(pc.is_in(item_names, value_set=rules.dropped).to_numpy(zero_copy_only=False), False)[item_code]
         reason[unsold & (reason > 1)] = REASONS.index("-not_offered")
     taken = reason == 0
     sound = taken | (reason == REASONS.index("unknown_item"))  # whatever tonight's catalogue holds
@@ -168,7 +167,7 @@ def check(batch: pa.RecordBatch, rules: Rules, people: People, line: int = 0) ->
         ts[rows],
         np.where(valued, value, np.nan)[rows] if valued is not None else np.full(len(rows), np.nan),
         source[rows].astype(np.uint8),
-        _gifts(batch)[rows] | (event[rows] == EVENTS.index("gift")),
+        gifts(batch)[rows] | (event[rows] == EVENTS.index("gift")),
         marks,
     )
     stranger = np.unique(item_code[reason == REASONS.index("unknown_item")])
@@ -196,52 +195,9 @@ def marks_of(names: pa.Array, salt: int) -> NDArray[np.uint64]:
     return pl.Series(pl.from_arrow(names)).cast(pl.String).hash(salt).to_numpy()
 
 
-def _coded(batch: pa.RecordBatch, name: str, data: DataSettings) -> tuple[NDArray[np.int32], pa.Array]:
-    """Codes (-1: null) and the names that they stand for."""
-    if name in data.constants:
-        return np.zeros(batch.num_rows, np.int32), pa.array([data.constants[name]], pa.string())
-    if name not in batch.schema.names:
-        return np.full(batch.num_rows, -1, np.int32), pa.array([], pa.string())
-    column = batch.column(name)
-    if not pa.types.is_dictionary(column.type):
-        column = column.dictionary_encode()
-    codes = column.indices.cast(pa.int32())
-    return (codes.fill_null(-1) if codes.null_count else codes).to_numpy(), column.dictionary
-
-
-def _padded(values: NDArray[Any], null: object) -> NDArray[Any]:
-    """A lookup table whose last entry answers for code -1."""
-    return np.append(values, np.array([null], values.dtype))
-
-
 def _places(names: pa.Array, items: pa.Array) -> NDArray[np.int64]:
     found = pc.index_in(names, value_set=items).fill_null(-1).to_numpy(zero_copy_only=False)
     return np.asarray(found, np.int64)
-
-
-def _events(
-    text: tuple[NDArray[np.int32], pa.Array], data: DataSettings
-) -> tuple[NDArray[np.uint8], NDArray[np.float64] | None]:
-    """Event code of each row, and the value below which it is not read, where any rule has one."""
-    rules = {name: (_code(rule), rule.at_least) for name, rule in event_rules(data).items()}
-    found = [rules.get(name, (UNKNOWN, None)) for name in text[1].to_pylist()]
-    codes = _padded(np.array([code for code, _ in found], np.uint8), UNKNOWN)[text[0]]
-    if all(least is None for _, least in rules.values()):
-        return codes, None
-    least = np.array([-np.inf if least is None else least for _, least in found])
-    return codes, _padded(least, -np.inf)[text[0]]
-
-
-def event_rules(data: DataSettings) -> dict[str, EventRule]:
-    """What each event name of the log means."""
-    return data.events or {name: EventRule(means=name) for name in EVENTS}
-
-
-def _code(rule: EventRule) -> int:
-    undone = rule.undoes or ("purchase" if rule.means == "return" else "")
-    if undone:
-        return UNDO + EVENTS.index(undone)
-    return EVENTS.index(rule.means) if rule.means else NOT_READ
 
 
 def _carried(data: DataSettings) -> NDArray[np.bool_]:
@@ -249,47 +205,6 @@ def _carried(data: DataSettings) -> NDArray[np.bool_]:
     carried = np.ones(256, bool)
     carried[EVENTS.index("impression")] = data.weights.get("impression", 0.0) > 0
     return carried
-
-
-def _sources(text: tuple[NDArray[np.int32], pa.Array], sources: tuple[str, ...]) -> NDArray[np.int16]:
-    place = {name: code for code, name in enumerate(sources)}
-    return _padded(np.array([place.get(name, -1) for name in text[1].to_pylist()], np.int16), -1)[text[0]]
-
-
-def _times(batch: pa.RecordBatch, data: DataSettings) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Microseconds since the epoch, and which rows have none."""
-    column = pa.chunked_array([batch.column("ts")])
-    times = (_steps(column) if data.order else as_time(column, data.time_unit, data.time_zone)).combine_chunks()
-    whole = times.cast(pa.int64())
-    if not whole.null_count:
-        return whole.to_numpy(), np.zeros(len(whole), bool)
-    return whole.fill_null(0).to_numpy(), whole.is_null().to_numpy(zero_copy_only=False)
-
-
-def _steps(order: pa.ChunkedArray) -> pa.ChunkedArray:
-    """A rank as a time: a day a step from 1980 on."""
-    near = pc.max_element_wise(order.cast(pa.float64(), safe=False), -1.0, skip_nulls=False)
-    steps = pc.min_element_wise(near, float(_STEPS), skip_nulls=False).cast(pa.int64())
-    return pc.add(pc.multiply(steps, _DAY), _OLDEST).cast(TIME)
-
-
-def _values(batch: pa.RecordBatch) -> tuple[NDArray[np.float64], NDArray[np.bool_] | None]:
-    """Values, 0 where there is none; and which rows have one, or None where no row has."""
-    if "value" not in batch.schema.names or batch.column("value").null_count == batch.num_rows:
-        return np.zeros(batch.num_rows), None
-    column = batch.column("value")
-    return column.fill_null(0.0).to_numpy(), column.is_valid().to_numpy(zero_copy_only=False)
-
-
-def _gifts(batch: pa.RecordBatch) -> NDArray[np.bool_]:
-    gift = np.zeros(batch.num_rows, bool)
-    if "flags" not in batch.schema.names or batch.column("flags").null_count == batch.num_rows:
-        return gift
-    flags = batch.column("flags")
-    named = pc.fill_null(pc.equal(flags.flatten(), "gift"), False).to_numpy(zero_copy_only=False)
-    if named.any():
-        gift[pc.list_parent_indices(flags).to_numpy()[named]] = True
-    return gift
 
 
 def _marks(
@@ -308,8 +223,8 @@ def _marks(
         return by_id
     whole = {name: column[rows] for name, column in columns.items()}
     whole["value"] = whole["value"] + 0.0  # -0.0 is 0.0
-    whole["item"] = _padded(marks_of(items[1], rules.salt), 0)[items[0][rows]]
-    whole["gift"] = _gifts(batch)[rows]
+    whole["item"] = padded(marks_of(items[1], rules.salt), 0)[items[0][rows]]
+    whole["gift"] = gifts(batch)[rows]
     frame = pl.DataFrame(whole).with_columns(_picked_text(batch, "session_id", picked).alias("session_id"))
     return np.where(named, by_id, frame.hash_rows(rules.salt).to_numpy())
 
@@ -325,7 +240,7 @@ def _tally(
 ) -> Counter[tuple[int, int, int]]:
     if not taken.any():
         return Counter()
-    day = ts[taken] // _DAY
+    day = ts[taken] // DAY
     first = int(day.min())
     code = ((day - first) << 16) | (source[taken].astype(np.int64) << 8) | event[taken]
     if int(day.max()) - first < 1000:
@@ -357,18 +272,3 @@ def _near(
             if meant := near_miss(name, known):
                 near[name] = meant
     return near
-
-
-def _wanted(data: DataSettings) -> tuple[dict[str, tuple[str, Kind]], tuple[str, ...]]:
-    """Columns to read with what they must be, and those that must be there."""
-    kinds = dict(_KINDS)
-    if data.time_unit:
-        kinds["ts"] = Kind(f"a whole number, as data.time_unit={data.time_unit} says", WHOLE.fits)
-    else:
-        kinds["ts"] = Kind("timestamp, or a whole number with data.time_unit", MOMENT.fits)
-    kept = {name: (data.column(name), kind) for name, kind in kinds.items() if data.column(name)}
-    for name in data.constants:
-        kept.pop(name, None)
-    if data.order:
-        kept["ts"] = (data.order, Kind("a whole number, the place in data.order", WHOLE.fits))
-    return kept, tuple(name for name in kept if name in data.columns or name not in _OPTIONAL)

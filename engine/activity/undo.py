@@ -6,8 +6,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from engine.activity.columns import UNDO
 from engine.activity.order import Events
-from engine.activity.rows import UNDO
 
 _ROUNDING = 1e-6  # a share of a value that is left by sums of fractions, not by anybody's wish
 

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from engine.activity.columns import UNDO
 from engine.activity.mapping import DataSettings, EventRule
-from engine.activity.rows import UNDO
 from engine.errors import ContractError
 from engine.identity import fault_in_id
 from engine.schema import EVENTS, PURCHASE
