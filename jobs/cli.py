@@ -77,6 +77,18 @@ def nightly(context: typer.Context) -> None:
 
 
 @app.command(context_settings=_ANY, add_help_option=False)
+def backfill(context: typer.Context) -> None:
+    """Ingest days of the past: python -m jobs.backfill key=value..."""
+    _become("jobs.backfill", context.args)
+
+
+@app.command(context_settings=_ANY, add_help_option=False)
+def prove(context: typer.Context) -> None:
+    """Try a policy on simulated people who react: python -m jobs.prove key=value..."""
+    _become("jobs.prove", context.args)
+
+
+@app.command(context_settings=_ANY, add_help_option=False)
 def serve(context: typer.Context) -> None:
     """Serve what is published: python -m engine.serving key=value..."""
     _become("engine.serving", context.args)

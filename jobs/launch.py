@@ -244,6 +244,11 @@ def _explain_value(error: Any, kind: type[Any]) -> SettingsError:
 
 
 def _unknown(key: str, known: Iterable[str]) -> SettingsError:
+    known = list(known)
+    if key in known:
+        return SettingsError(
+            f"The setting '{key}' holds names of your own.", f"Add them one by one: +{key}.NAME=VALUE."
+        )
     near = near_miss(key, known)
     hint = f"Did you mean '{near}'?" if near else "Run with --help to see the settings."
     return SettingsError(f"There is no setting '{key}'. {hint}")

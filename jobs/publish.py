@@ -6,9 +6,12 @@ Run it alone, after evaluate:  python -m jobs.publish data=online_retail data.pa
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 from dataclasses import asdict
+from pathlib import Path
 
+from engine.activity.parts import PartStore
 from engine.errors import GateBlocked, NoSnapshot, RunLocked
 from engine.evaluation.gates import broken_gates, gone_back
 from engine.snapshot import Manifest, Registry, read_manifest
@@ -74,11 +77,15 @@ def _serving(registry: Registry) -> Manifest | None:
 
 
 def _forget_runs(this: Night) -> None:
-    """Remove old nights: what they hold of people is not kept longer than the snapshots are. Named runs stay."""
+    """Remove old nights, and parts of the log that none uses: what they hold of people is not kept longer than the
+    snapshots are. Named runs stay.
+    """
     nights = [path for path in this.folder.parent.glob("night-*") if path != this.folder]
     for folder in sorted(nights, key=lambda path: path.stat().st_mtime, reverse=True)[this.settings.store.keep :]:
         with contextlib.suppress(RunLocked), run_lock(folder):
             shutil.rmtree(folder)
+    manifests = [json.loads(path.read_text()) for path in this.folder.parent.glob("*/ingest/_stage.json")]
+    PartStore(Path(this.settings.store.parts)).sweep({part for each in manifests for part in each["facts"]["parts"]})
 
 
 @recipe("publish")

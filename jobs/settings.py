@@ -121,3 +121,19 @@ class ProveSettings(Settings):
     """The settings of jobs.prove: those of a night, and the trial's."""
 
     prove: ProveChoice = field(default_factory=ProveChoice)
+
+
+@dataclass
+class BackfillChoice:
+    """Days to ingest as of their ends: since, until: dates, both included. upto: the last step of each night."""
+
+    since: str = ""
+    until: str = ""
+    upto: str = "ingest"
+
+
+@dataclass
+class BackfillSettings(Settings):
+    """What jobs.backfill can be told."""
+
+    backfill: BackfillChoice = field(default_factory=BackfillChoice)

@@ -100,7 +100,13 @@ def test_help_loads_nothing_heavy_and_comes_at_once() -> None:
 
 @pytest.mark.parametrize(
     ("command", "module"),
-    [("simulate", "jobs.simulate"), ("nightly", "jobs.nightly"), ("serve", "engine.serving")],
+    [
+        ("simulate", "jobs.simulate"),
+        ("nightly", "jobs.nightly"),
+        ("backfill", "jobs.backfill"),
+        ("prove", "jobs.prove"),
+        ("serve", "engine.serving"),
+    ],
 )
 def test_a_job_takes_over_with_the_arguments_as_they_are(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str, module: str
