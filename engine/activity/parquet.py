@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from engine.activity.bounds import bounded, read_footer, refusing
+from engine.activity.bounds import HEADROOM, bounded, read_footer, refusing
 from engine.activity.footer import Group, checked_groups
 from engine.activity.mapping import UNITS, near_miss
 from engine.errors import ContractError, FileRefused
@@ -291,6 +291,7 @@ def _as_kind(column: pa.Array, kind: Kind) -> pa.Array:
     if pa.types.is_dictionary(column.type):
         values = _as_kind(column.dictionary, kind)
         if kind.becomes == pa.string():
+            _check_length(values, column.indices)
             return pa.DictionaryArray.from_arrays(column.indices.cast(pa.int32()), values)
         return values.take(column.indices)
     column = column.cast(kind.becomes, safe=False)  # a whole number beyond 2^53 is rounded, as any other float is
@@ -303,6 +304,17 @@ def _as_kind(column: pa.Array, kind: Kind) -> pa.Array:
             return pa.array([each and [_decoded(value) for value in each] for each in lists], kind.becomes)
         return pa.array([_decoded(value) for value in column.cast(pa.binary()).to_pylist()], kind.becomes)
     return column
+
+
+def _check_length(values: pa.Array, codes: pa.Array) -> None:
+    """Keep whoever writes a dictionary out from running out of memory.
+
+    Raises:
+        MemoryError: the texts that codes stand for take more than HEADROOM together.
+    """
+    sizes = pc.binary_length(values)
+    if (pc.max(sizes).as_py() or 0) * len(codes) > HEADROOM and (pc.sum(sizes.take(codes)).as_py() or 0) > HEADROOM:
+        raise MemoryError
 
 
 def _decoded(value: bytes | None) -> str | None:

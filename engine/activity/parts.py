@@ -16,7 +16,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Collection, Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -249,7 +249,7 @@ def _rewrite(folder: Path, number: int, run: Run, items: pa.Array, since: NDArra
 def write_about(folder: Path, about: About) -> None:
     """Write what the part says of itself, last."""
     about.bytes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
-    (folder / _ABOUT).write_text(json.dumps(asdict(about)))
+    (folder / _ABOUT).write_text(json.dumps({name: getattr(about, name) for name in About.__slots__}))
 
 
 def _as(kind: pa.Field) -> Any:

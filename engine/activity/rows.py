@@ -121,48 +121,54 @@ def check(batch: pa.RecordBatch, rules: Rules, people: People, line: int = 0) ->
     data, count = rules.data, batch.num_rows
     text = {name: coded(batch, name, data) for name in ("user_id", "item_id", "event", "source")}
     user, known = text["user_id"]
-    pseudonyms, bad_user = people.of(known)
+    pseudonyms, bad = people.of(known)
+    bad_user = padded(bad, False)
     item_code, item_names = text["item_id"]
-    place = padded(_places(item_names, rules.items), -1)[item_code]
+    place = padded(_places(item_names, rules.items), -1)
+    nameless = padded(pc.equal(item_names, "").to_numpy(zero_copy_only=False), True)
     event, at_least = events(text["event"], data)
     source = sources(text["source"], rules.sources)
     ts, timeless = times(batch, data)
     value, valued = values(batch)
-
-    nameless = padded(pc.equal(item_names, "").to_numpy(zero_copy_only=False), True)[item_code]
-    out_of_range = ((ts < OLDEST) | (ts > rules.newest)) & ~timeless
+    out_of_range = (ts < OLDEST) | (ts > rules.newest)
+    wrong = out_of_range | timeless | (event >= UNKNOWN) | (source < 0) | (place < 0)[item_code] | bad_user[user]
+    if valued is not None:
+        wrong |= ~np.isfinite(value)
+    if at_least is not None:
+        wrong |= value < at_least
     reason = np.zeros(count, np.uint8)
+    rest = np.flatnonzero(wrong)  # few, as a rule: what is wrong with them is asked of them alone
     conditions = {
-        "-event_not_read": event == NOT_READ,
-        "no_item_id": nameless,
-        "bad_user_id": padded(bad_user, False)[user],
-        "unknown_event": event == UNKNOWN,
-        "no_time": timeless,
-        "time_out_of_range": out_of_range,
-        "value_not_finite": ~np.isfinite(value),
-        "unknown_source": source < 0,
-        "-below_at_least": value < at_least if at_least is not None else None,
-        "unknown_item": place < 0,
+        "-event_not_read": event[rest] == NOT_READ,
+        "no_item_id": nameless[item_code[rest]],
+        "bad_user_id": bad_user[user[rest]],
+        "unknown_event": event[rest] == UNKNOWN,
+        "no_time": timeless[rest],
+        "time_out_of_range": out_of_range[rest],
+        "value_not_finite": ~np.isfinite(value[rest]),
+        "unknown_source": source[rest] < 0,
+        "-below_at_least": value[rest] < at_least[rest] if at_least is not None else np.zeros(len(rest), bool),
+        "unknown_item": place[item_code[rest]] < 0,
     }
     for code in range(len(conditions), 0, -1):
-        holds = conditions[REASONS[code]]
-        if holds is not None:
-            reason[holds] = code
-    if len(rules.dropped) and (reason > 1).any():  # nobody need mend what is not for sale; sound rows each night judges
-        unsold = padded(pc.is_in(item_names, value_set=rules.dropped).to_numpy(zero_copy_only=False), False)[item_code]
-        reason[unsold & (reason > 1)] = REASONS.index("-not_offered")
-    taken = reason == 0
+        reason[rest[conditions[REASONS[code]]]] = code
+    if (
+        len(rules.dropped) and (reason[rest] > 1).any()
+    ):  # nobody need mend what is not for sale; each night judges the sound
+        unsold = padded(pc.is_in(item_names, value_set=rules.dropped).to_numpy(zero_copy_only=False), False)
+        reason[rest[unsold[item_code[rest]] & (reason[rest] > 1)]] = REASONS.index("-not_offered")
+    taken = ~wrong
     sound = taken | (reason == REASONS.index("unknown_item"))  # whatever tonight's catalogue holds
     told = np.bincount(reason, minlength=len(REASONS))
     counts = Counter({REASONS[code]: int(told[code]) for code in range(1, len(REASONS)) if told[code]})
-    bad = np.flatnonzero(~taken & ~np.isin(reason, _LEFT_ALONE)) if len(counts) else np.empty(0, np.int64)
+    bad_rows = rest[~np.isin(reason[rest], _LEFT_ALONE)]
 
     rows = np.flatnonzero(taken & _carried(data)[event])
     marks = _marks(batch, text["item_id"], rows, {"event": event, "ts": ts, "value": value, "source": source}, rules)
     ts = ts // _COARSE[data.coarsen.time] * _COARSE[data.coarsen.time] if data.coarsen.time else ts
     carried = Events(
         user[rows],
-        place[rows].astype(np.int32),
+        place[item_code[rows]].astype(np.int32),
         event[rows],
         ts[rows],
         np.where(valued, value, np.nan)[rows] if valued is not None else np.full(len(rows), np.nan),
@@ -171,14 +177,15 @@ def check(batch: pa.RecordBatch, rules: Rules, people: People, line: int = 0) ->
         marks,
     )
     stranger = np.unique(item_code[reason == REASONS.index("unknown_item")])
-    ahead = ts[out_of_range & (ts > rules.newest)]
+    ahead = ts[reason == REASONS.index("time_out_of_range")]
+    ahead = ahead[ahead > rules.newest]
     return Checked(
         carried,
         pseudonyms,
         count,
         counts,
-        bad + line,
-        reason[bad],
+        bad_rows + line,
+        reason[bad_rows],
         _tally(ts, source, event, sound),
         {int(code): int(ts[sound & (source == code)].max()) for code in np.unique(source[sound])},
         _near(text, reason, rules),
@@ -240,9 +247,11 @@ def _tally(
 ) -> Counter[tuple[int, int, int]]:
     if not taken.any():
         return Counter()
-    day = ts[taken] // DAY
+    if not taken.all():
+        ts, source, event = ts[taken], source[taken], event[taken]
+    day = ts // DAY
     first = int(day.min())
-    code = ((day - first) << 16) | (source[taken].astype(np.int64) << 8) | event[taken]
+    code = ((day - first) << 16) | (source.astype(np.int64) << 8) | event
     if int(day.max()) - first < 1000:
         counts = np.bincount(code)
         codes = np.flatnonzero(counts)
