@@ -154,9 +154,11 @@ def _tonight(
 def _read(log: LogReader, cluster: Cluster) -> tuple[list[Partition], list[About], Step]:
     """Read what the store does not know; the partitions that were read, and what all parts say of themselves."""
     began = time.monotonic()
-    left = log.left()
+    known = log.known()
+    left = [part for part in log.partitions if part.name not in known]
     read = log.read(cluster, left)
-    abouts = log.abouts()
+    known |= {about.name: about for about in read}
+    abouts = [known[part.name] for part in log.partitions]
     return left, abouts, Step("read", len(left), len(abouts) - len(left), time.monotonic() - began, _peak(read))
 
 

@@ -69,14 +69,15 @@ class LogReader:
             for part in self.partitions
         }
 
-    def left(self) -> list[Partition]:
-        """The partitions that the store does not know, or of which a night of this catalogue and clock would know more."""
+    def known(self) -> dict[str, About]:
+        """By partition, the parts of which a night of this catalogue and clock would know no more."""
         marks = np.sort(marks_of(self.rules.items, self.rules.salt))
-        return [part for part in self.partitions if not self._holds(self.store.about(self.names[part.name]), marks)]
+        found = ((part.name, self.store.about(self.names[part.name])) for part in self.partitions)
+        return {name: about for name, about in found if about is not None and self._holds(about, marks)}
 
-    def _holds(self, about: About | None, marks: NDArray[np.uint64]) -> bool:
-        if about is None or (about.ahead is not None and about.ahead <= self.rules.newest):
-            return False
+    def _holds(self, about: About, marks: NDArray[np.uint64]) -> bool:
+        if about.refused or (about.ahead is not None and about.ahead <= self.rules.newest):
+            return False  # what looked like a broken file may have been the network
         asked = self.settings.data.as_of_microseconds()
         if asked is not None and about.since:  # a night of the past may look at what a later one had to forget
             since = retained_since(self.settings.data, asked)
@@ -106,11 +107,6 @@ class LogReader:
         store = self.store if self.keys else None
         shared = cluster.share((self.settings.data.path, self.rules, self.keys, store))
         return [about for group in cluster.each(_read, groups, shared, label="read log") for about in group]
-
-    def abouts(self) -> list[About]:
-        """What all parts say of themselves, in the order of the partitions."""
-        found = (self.store.about(self.names[part.name]) for part in self.partitions)
-        return [about for about in found if about is not None]
 
     def summed(self, abouts: list[About]) -> Reading:
         """The log as a whole."""

@@ -103,7 +103,7 @@ def settle_bucket(bucket: int, buckets: int, tonight: Tonight) -> Settled:
     kept = np.flatnonzero(allowed)
     counts["-no_grant"] = len(events) - len(kept)
     counts["-anonymous"] = len(strangers)
-    asked = np.unique(events.person)
+    asked = _people_of(events)
     events, trainable, profilable = events.take(kept), trainable[kept], profilable[kept]
     # Wants and the rest are capped apart: no flood of dismissals pushes out what somebody bought.
     within = latest(events, (want[events.event] > 0).astype(np.int64), data.events_per_user)
@@ -117,9 +117,14 @@ def settle_bucket(bucket: int, buckets: int, tonight: Tonight) -> Settled:
         dict(counts) | {"-past_retention": int(found.expired.sum())},
         {name: int(found.expired[code]) for code, name in enumerate(EVENTS) if found.expired[code]},
         oldest(events),
-        len(asked),
-        len(asked) - len(np.unique(events.person)),
+        asked,
+        asked - _people_of(events),
     )
+
+
+def _people_of(events: Events) -> int:
+    """How many people there are in events that lie by person."""
+    return int(np.count_nonzero(np.diff(events.person))) + bool(len(events))
 
 
 def oldest(events: Events) -> dict[str, int]:
