@@ -11,8 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from engine.activity.catalogue import read_catalogue
 from engine.activity.gather import bind
@@ -59,18 +61,20 @@ def ingest(this: Night, cluster: Cluster) -> StageManifest:
         reading = log.summed(abouts)
         log.keep_quarantine(work.folder / "quarantine")
         check_share(reading, reading.counts, data.bad_rows_allowed, data.bad_files_allowed)
-        if reading.latest is None or not any(about.events for about in abouts):
+        asked = data.as_of_microseconds()
+        as_of = reading.latest if asked is None else asked
+        if reading.latest is None or as_of is None or not any(about.held() for about in abouts):
             raise DataError(
                 f"No usable event in {reading.rows} rows: {dict(reading.counts)}.", "Check conf/data against the log."
             )
-        asked = data.as_of_microseconds()
-        as_of = reading.latest if asked is None else asked
+        since = retained_since(data, as_of)
+        left, abouts = _read_again(log, cluster, since, left, abouts)
         moments = {FULL: as_of, HOLDOUT: as_of - int(settings.evaluate.holdout_days * _DAY)}
         tonight = _tonight(this, log, abouts, catalogue, dropped, standings.result(), as_of, tuple(moments.values()))
         settled, second = _settle(work, cluster, tonight, tuple(moments), _buckets(settings, abouts))
         counts = added([reading.counts, *(each["counts"] for each in settled.values())])
         check_share(reading, counts, data.bad_rows_allowed, data.bad_files_allowed)
-        log.forget(cluster, abouts, retained_since(data, as_of))
+        log.forget(cluster, abouts, since)
         told = facts(reading) | {
             "events": sum(each["events"] for each in settled.values()),
             "counts": counts,
@@ -156,10 +160,20 @@ def _read(log: LogReader, cluster: Cluster) -> tuple[list[Partition], list[About
     began = time.monotonic()
     known = log.known()
     left = [part for part in log.partitions if part.name not in known]
-    read = log.read(cluster, left)
+    read = log.read(cluster, left, log.surely_past())
     known |= {about.name: about for about in read}
     abouts = [known[part.name] for part in log.partitions]
     return left, abouts, Step("read", len(left), len(abouts) - len(left), time.monotonic() - began, _peak(read))
+
+
+def _read_again(
+    log: LogReader, cluster: Cluster, since: NDArray[np.int64], left: list[Partition], abouts: list[About]
+) -> tuple[list[Partition], list[About]]:
+    """Read those parts anew that lack what this night retains: it is of the past, or its retention is longer."""
+    lacking = [part for part, about in zip(log.partitions, abouts, strict=True) if about.lacks(since)]
+    read = {about.name: about for about in log.read(cluster, lacking, since)}
+    named = {part.name: part for part in [*left, *lacking]}
+    return list(named.values()), [read.get(about.name, about) for about in abouts]
 
 
 def _buckets(settings: Settings, abouts: list[About]) -> int:

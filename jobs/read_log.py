@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from jobs.stage import fingerprint
 # What of conf/data decides on the rows of a part; the rest is for each night to decide.
 _READS = ("columns", "constants", "time_unit", "time_zone", "order", "events", "events_per_user")
 _TASKS_A_CPU = 8
+_DAY = 86_400_000_000
 
 
 class LogReader:
@@ -78,34 +79,48 @@ class LogReader:
     def _holds(self, about: About, marks: NDArray[np.uint64]) -> bool:
         if about.refused or (about.ahead is not None and about.ahead <= self.rules.newest):
             return False  # what looked like a broken file may have been the network
-        asked = self.settings.data.as_of_microseconds()
-        if asked is not None and about.since:  # a night of the past may look at what a later one had to forget
-            since = retained_since(self.settings.data, asked)
-            if any(moment > since[int(event)] for event, moment in about.since.items()):
-                return False
         if not about.strangers or not len(marks):
             return True
         strangers = np.array([mark for mark in about.strangers if mark >= 0], np.uint64)
         place = np.minimum(np.searchsorted(marks, strangers), len(marks) - 1)
         return bool(len(strangers)) and not (marks[place] == strangers).any()
 
+    def surely_past(self) -> NDArray[np.int64] | None:
+        """Where retention ends at the least: reckoned by the night's time if it is set, else by the last day but one of
+        the log. It spares sorting what would be thrown away; a night that turns out to be earlier reads again.
+        """
+        data = self.settings.data
+        asked = data.as_of_microseconds()
+        if asked is None:
+            days = sorted({day for part in self.partitions if (day := part.day) is not None})
+            if len(days) < 2 or not data.retention_days:
+                return None
+            asked = min(int(np.datetime64(days[-2], "us").astype(np.int64)), self.rules.now)
+        return retained_since(data, asked)
+
     def forget(self, cluster: Cluster, abouts: list[About], since: NDArray[np.int64]) -> None:
-        """Remove from the store what is past its retention; but not for a night of the past."""
+        """Remove from the store what is past its retention by a day or more; but not for a night of the past."""
         if self.settings.data.as_of:
             return
-        late = [self.names[about.name] for about in abouts if about.older_than(since)]
+        day_ago = np.maximum(since, np.iinfo(np.int64).min + _DAY) - _DAY  # or half a day of each part would go each night
+        late = [self.names[about.name] for about in abouts if about.older_than(day_ago)]
         tasks = min(len(late), _TASKS_A_CPU * cluster.cpus)
         groups = [late[at::tasks] for at in range(tasks)]
         cluster.each(_forget, groups, cluster.share((self.store, since)), label="forget")
 
-    def read(self, cluster: Cluster, left: list[Partition]) -> list[About]:
-        """Read partitions, a task a few of them; each is kept as soon as it is read."""
+    def read(self, cluster: Cluster, left: list[Partition], since: NDArray[np.int64] | None = None) -> list[About]:
+        """Read partitions, a task a few of them; each is kept as soon as it is read.
+
+        Args:
+            since: (256,) by event code, the earliest time that is to be kept; None: all is.
+        """
         if not left:
             return []
         tasks = min(len(left), _TASKS_A_CPU * cluster.cpus)
         groups = [[(self.names[part.name], part) for part in left[at::tasks]] for at in range(tasks)]
         store = self.store if self.keys else None
-        shared = cluster.share((self.settings.data.path, self.rules, self.keys, store))
+        rules = replace(self.rules, since=since)
+        shared = cluster.share((self.settings.data.path, rules, self.keys, store))
         return [about for group in cluster.each(_read, groups, shared, label="read log") for about in group]
 
     def summed(self, abouts: list[About]) -> Reading:

@@ -9,6 +9,7 @@ neither consent nor catalogue codes, which change from night to night. Its peopl
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import itertools
 import json
 import os
@@ -52,6 +53,13 @@ class Partition:
 
     name: str
     files: tuple[LogFile, ...]
+
+    @property
+    def day(self) -> dt.date | None:
+        """The date that its folder is named by."""
+        with contextlib.suppress(ValueError):
+            return dt.date.fromisoformat(self.name.rpartition("/")[2].removeprefix("date="))
+        return None
 
 
 def partitions(files: Iterable[LogFile]) -> list[Partition]:
@@ -97,6 +105,22 @@ class About:
     def forgotten_by_name(self) -> dict[str, int]:
         """`forgotten`, by the event's name."""
         return {EVENTS[int(event)]: rows for event, rows in self.forgotten.items()}
+
+    def forget(self, rows: NDArray[np.int64], since: NDArray[np.int64] | None) -> None:
+        """Count (256,) rows that were left out by event code, as older than `since`."""
+        if since is None:
+            return
+        for event in np.flatnonzero(rows).tolist():
+            self.forgotten[str(event)] = self.forgotten.get(str(event), 0) + int(rows[event])
+            self.since[str(event)] = max(int(since[event]), self.since.get(str(event), int(since[event])))
+
+    def held(self) -> int:
+        """Events that the part holds, or held before they were too old."""
+        return self.events + sum(self.forgotten.values())
+
+    def lacks(self, since: NDArray[np.int64]) -> bool:
+        """Whether something was left out that is wanted from (256,) these times on."""
+        return any(moment > since[int(event)] for event, moment in self.since.items())
 
     def older_than(self, since: NDArray[np.int64]) -> list[str]:
         """Codes of events of which the part holds some from before (256,) times by event code."""
@@ -174,14 +198,12 @@ class PartStore:
             since: (256,) by event code, the earliest time that is retained, microseconds since the epoch.
         """
         about = self.about(key)
-        late = about.older_than(since) if about else []
-        if about is None or not late:
+        if about is None or not about.older_than(since):
             return False
         with self.draft(key) as folder:
             trimmed = replace(about, oldest={}, forgotten=dict(about.forgotten), since=dict(about.since), events=0)
             for number in range(about.runs):
                 _rewrite(folder, number, self.run(key, number), self.item_ids(key, number), since, trimmed)
-            trimmed.since |= {event: int(since[int(event)]) for event in late}
             quarantine = self.root / key / "quarantine.parquet"
             if quarantine.exists():
                 shutil.copyfile(quarantine, folder / quarantine.name)
@@ -227,9 +249,7 @@ def _rewrite(folder: Path, number: int, run: Run, items: pa.Array, since: NDArra
     """A run without what is past its retention; `about` is told."""
     event, ts = run.column("event"), run.column("ts")
     kept = ts >= since[event]
-    for code, rows in enumerate(np.bincount(event[~kept], minlength=256).tolist()):
-        if rows:
-            about.forgotten[str(code)] = about.forgotten.get(str(code), 0) + rows
+    about.forget(np.bincount(event[~kept], minlength=256), since)
     sizes = np.diff(np.concatenate([[0], run.ends, [len(event)]]))
     owner = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
     columns: dict[str, Any] = {"person": owner} | {

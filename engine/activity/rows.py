@@ -65,6 +65,7 @@ class Rules:
     items: all item ids of the catalogue, ascending, offered or not. dropped: those not offered. sources: the consent
     vocabulary's, in the order of their codes. now: microseconds since the epoch; an event more than a day later is
     quarantined, where times are times. salt: seeds the marks of events, so that they do not give an event_id away.
+    since: (256,) by event code, the earliest time of an event that is carried on; None: all are.
     """
 
     data: DataSettings
@@ -73,6 +74,7 @@ class Rules:
     sources: tuple[str, ...]
     now: int
     salt: int = 0
+    since: NDArray[np.int64] | None = None
 
     @property
     def newest(self) -> int:
@@ -85,12 +87,14 @@ class Checked:
     """A batch of a log file after the checks.
 
     carried: the events that a night needs; `person` is a row of `people` (-1: anonymous), `item` one of the catalogue.
-    people: (N, 32) bytes, key and seal of the people of the batch. counts: rows not taken, by reason. line, reason: those
-    quarantined; reason is a place in REASONS. tally: sound rows, by (day since 1970, source, event). latest: microseconds,
-    by source. strangers: marks of item ids that the catalogue does not know. ahead: the earliest time refused as future.
+    expired: (256,) by event code, those too old for it. people: (N, 32) bytes, key and seal of the people of the batch.
+    counts: rows not taken, by reason. line, reason: those quarantined; reason is a place in REASONS. tally: sound rows, by
+    (day since 1970, source, event). latest: microseconds, by source. strangers: marks of item ids that the catalogue does
+    not know. ahead: the earliest time refused as future.
     """
 
     carried: Events
+    expired: NDArray[np.int64]
     people: NDArray[np.uint8]
     rows: int
     counts: Counter[str]
@@ -163,9 +167,15 @@ def check(batch: pa.RecordBatch, rules: Rules, people: People, line: int = 0) ->
     counts = Counter({REASONS[code]: int(told[code]) for code in range(1, len(REASONS)) if told[code]})
     bad_rows = rest[~np.isin(reason[rest], _LEFT_ALONE)]
 
+    told_ts = ts // _COARSE[data.coarsen.time] * _COARSE[data.coarsen.time] if data.coarsen.time else ts
     rows = np.flatnonzero(taken & _carried(data)[event])
+    expired = np.zeros(256, np.int64)
+    if rules.since is not None:
+        old = told_ts[rows] < rules.since[event[rows]]
+        expired += np.bincount(event[rows[old]], minlength=256)
+        rows = rows[~old]
     marks = _marks(batch, text["item_id"], rows, {"event": event, "ts": ts, "value": value, "source": source}, rules)
-    ts = ts // _COARSE[data.coarsen.time] * _COARSE[data.coarsen.time] if data.coarsen.time else ts
+    ts = told_ts
     carried = Events(
         user[rows],
         place[item_code[rows]].astype(np.int32),
@@ -181,6 +191,7 @@ def check(batch: pa.RecordBatch, rules: Rules, people: People, line: int = 0) ->
     ahead = ahead[ahead > rules.newest]
     return Checked(
         carried,
+        expired,
         pseudonyms,
         count,
         counts,

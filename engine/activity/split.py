@@ -115,6 +115,7 @@ def _attempt(
             counts += checked.counts
             tally += checked.tally
             about.near |= checked.near
+            about.forget(checked.expired, rules.since)
             for source, moment in checked.latest.items():
                 about.latest[str(source)] = max(moment, about.latest.get(str(source), moment))
             strangers.update(checked.strangers.tolist())

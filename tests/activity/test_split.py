@@ -46,6 +46,15 @@ def test_files_of_one_date_are_one_partition_and_files_without_a_date_one_each()
     assert [(part.name, len(part.files)) for part in found] == [
         ("log/date=2026-01-01", 1), ("log/date=2026-01-02", 2), ("x/1.parquet", 1), ("x/2.parquet", 1),
     ]  # fmt: skip
+    assert [str(part.day) for part in found] == ["2026-01-01", "2026-01-02", "None", "None"]
+
+
+@pytest.mark.parametrize(
+    "name", ["log/date=2026-13-45", "log/date=", "log/date=today", "date=__HIVE_DEFAULT_PARTITION__"]
+)
+def test_a_folder_named_by_no_date_is_a_partition_all_the_same(name: str) -> None:
+    (found,) = partitions([LogFile(f"/{name}/a.parquet", f"{name}/a.parquet", 1, 0)])
+    assert (found.name, found.day) == (name, None)
 
 
 @pytest.mark.parametrize("run", [1, 3, 1000])
