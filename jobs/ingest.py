@@ -33,7 +33,7 @@ from jobs.settings import Settings
 from jobs.stage import Stage, StageManifest, finished, stage
 
 _DAY = 86_400_000_000
-_BUCKET = 1_500_000  # events; a task needs about 200 bytes each
+_BUCKET = 4_000_000  # rows of the log; a task needs about 200 bytes for each that is carried on
 _LEAST_BUCKETS = 4
 
 
@@ -71,7 +71,7 @@ def ingest(this: Night, cluster: Cluster) -> StageManifest:
         left, abouts = _read_again(log, cluster, since, left, abouts)
         moments = {FULL: as_of, HOLDOUT: as_of - int(settings.evaluate.holdout_days * _DAY)}
         tonight = _tonight(this, log, abouts, catalogue, dropped, standings.result(), as_of, tuple(moments.values()))
-        settled, second = _settle(work, cluster, tonight, tuple(moments), _buckets(settings, abouts))
+        settled, second = _settle(work, cluster, tonight, tuple(moments), _buckets(settings, reading.rows))
         counts = added([reading.counts, *(each["counts"] for each in settled.values())])
         check_share(reading, counts, data.bad_rows_allowed, data.bad_files_allowed)
         log.forget(cluster, abouts, since)
@@ -176,8 +176,9 @@ def _read_again(
     return list(named.values()), [read.get(about.name, about) for about in abouts]
 
 
-def _buckets(settings: Settings, abouts: list[About]) -> int:
-    return settings.buckets or max(_LEAST_BUCKETS, -(-sum(about.events for about in abouts) // _BUCKET))
+def _buckets(settings: Settings, rows: int) -> int:
+    """By what is in the log, not by what is in the store: a rerun must not find other buckets under the same names."""
+    return settings.buckets or max(_LEAST_BUCKETS, -(-rows // _BUCKET))
 
 
 def _settle(

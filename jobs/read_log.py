@@ -102,7 +102,9 @@ class LogReader:
         """Remove from the store what is past its retention by a day or more; but not for a night of the past."""
         if self.settings.data.as_of:
             return
-        day_ago = np.maximum(since, np.iinfo(np.int64).min + _DAY) - _DAY  # or half a day of each part would go each night
+        day_ago = (
+            np.maximum(since, np.iinfo(np.int64).min + _DAY) - _DAY
+        )  # or half a day of each part would go each night
         late = [self.names[about.name] for about in abouts if about.older_than(day_ago)]
         tasks = min(len(late), _TASKS_A_CPU * cluster.cpus)
         groups = [late[at::tasks] for at in range(tasks)]
