@@ -72,7 +72,11 @@ def ingest(this: Night, cluster: Cluster) -> StageManifest:
         moments = {FULL: as_of, HOLDOUT: as_of - int(settings.evaluate.holdout_days * _DAY)}
         tonight = _tonight(this, log, abouts, catalogue, dropped, standings.result(), as_of, tuple(moments.values()))
         settled, second = _settle(work, cluster, tonight, tuple(moments), _buckets(settings, reading.rows))
+        expired = added(
+            [*(each["expired"] for each in settled.values()), *(about.forgotten_by_name for about in abouts)]
+        )
         counts = added([reading.counts, *(each["counts"] for each in settled.values())])
+        counts["-past_retention"] = sum(expired.values())
         check_share(reading, counts, data.bad_rows_allowed, data.bad_files_allowed)
         log.forget(cluster, abouts, since)
         told = facts(reading) | {
@@ -80,9 +84,7 @@ def ingest(this: Night, cluster: Cluster) -> StageManifest:
             "counts": counts,
             "people": sum(each["people"] for each in settled.values()),
             "people_without_grant": sum(each["unprofiled"] for each in settled.values()),
-            "expired": added(
-                [*(each["expired"] for each in settled.values()), *(about.forgotten_by_name for about in abouts)]
-            ),
+            "expired": expired,
             "oldest": _least(each["oldest"] for each in settled.values()),
             "late": _late(left, abouts, reading),
             "warnings": warnings(reading),

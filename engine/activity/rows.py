@@ -169,6 +169,8 @@ def check(batch: pa.RecordBatch, rules: Rules, people: People, line: int = 0) ->
 
     told_ts = ts // _COARSE[data.coarsen.time] * _COARSE[data.coarsen.time] if data.coarsen.time else ts
     rows = np.flatnonzero(taken & _carried(data)[event])
+    if len(rows) < int(taken.sum()):
+        counts["-counted_only"] = int(taken.sum()) - len(rows)
     expired = np.zeros(256, np.int64)
     if rules.since is not None:
         old = told_ts[rows] < rules.since[event[rows]]

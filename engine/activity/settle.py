@@ -114,7 +114,7 @@ def settle_bucket(bucket: int, buckets: int, tonight: Tonight) -> Settled:
     return Settled(
         activity,
         popularity,
-        dict(counts) | {"-past_retention": int(found.expired.sum())},
+        dict(counts),
         {name: int(found.expired[code]) for code, name in enumerate(EVENTS) if found.expired[code]},
         oldest(events),
         asked,

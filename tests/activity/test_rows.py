@@ -143,7 +143,7 @@ def test_names_become_codes_and_nothing_else_changes(shop: Shop) -> None:
 def test_impressions_are_counted_and_go_no_further_unless_they_weigh_something(shop: Shop) -> None:
     rows = [row(event="impression"), row()]
     found = shop.read(rows)
-    assert (found.counts, len(found.taken)) == ({}, 1)
+    assert (found.counts, len(found.taken)) == ({"-counted_only": 1}, 1)
     assert sum(found.checked[0].tally.values()) == 2
     shop.data.weights = {"impression": 0.01}
     assert len(shop.read(rows).taken) == 2

@@ -171,7 +171,7 @@ def test_retention_is_by_event_and_holds_for_popularity_too(shop: Shop) -> None:
     (settled,) = shop.settle([*rows, row("a", "cart", 9)], as_of=10, moments=(10,))
     assert settled.activity["item"].to_pylist() == [2, 1, 3]
     assert set(popularity(settled)) == {"b", "c", "d"}
-    assert settled.counts["-past_retention"] == 2
+    assert settled.expired == {"view": 1, "cart": 1}
 
 
 def test_only_the_latest_events_of_a_person_are_kept(shop: Shop) -> None:

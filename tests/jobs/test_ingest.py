@@ -94,6 +94,34 @@ def test_a_night_leaves_shards_counts_and_popularity(tmp_path: Path) -> None:
     assert sum(popularity(this, HOLDOUT)["people"].to_pylist()) < 20
 
 
+def test_every_row_of_the_log_is_accounted_for_night_after_night(tmp_path: Path) -> None:
+    rows = [
+        *log(),
+        *log()[:3],
+        row("a", "impression", 3),
+        row("a", "view", 1),
+        row("b", "return", 8, user_id=PEOPLE[1]),
+        row("gone", day=2),
+        row("c", "purchase", 8, user_id=None),
+        row("d", "purchase", 8, user_id="nobody the ledger knows"),
+    ]
+    this = night(tmp_path, rows, retention_days={"view": 2.0}, bad_rows_allowed=0.5)
+    with contextlib.closing(Ledger.open(this.settings.store.ledger, Vocabulary(sources=("web", "store")))) as ledger:
+        withdrawn = [Change(purpose, "", False) for purpose in ("profile", "train")]
+        ledger.record(this.keys.stable.derive("nobody the ledger knows"), withdrawn, None, "test", "person", "", None)
+        sequence = ledger.sequence()
+    first = run(Night(this.settings, this.folder, this.inputs, sequence, 0.0)).facts
+    add(tmp_path, [row("a", "purchase", 12)], "more")
+    later = Night(this.settings, this.folder, digests(this.settings), sequence, 0.0)
+    for facts, total in ((first, 29), (run(later).facts, 30)):
+        assert facts["rows"] == total == facts["events"] + sum(facts["counts"].values())
+        assert facts["expired"] == {"view": 1}
+    assert {reason: count for reason, count in first["counts"].items() if count} == {
+        "-anonymous": 1, "-counted_only": 1, "-duplicate": 3, "-no_grant": 1, "-past_retention": 1,
+        "-undone_or_undoing": 2, "unknown_item": 1,
+    }  # fmt: skip
+
+
 def test_more_buckets_than_people_are_no_fault(tmp_path: Path) -> None:
     this = night(tmp_path, [row()])
     this.settings.buckets = 5
