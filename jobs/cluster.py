@@ -227,7 +227,12 @@ def _result(done: Any, label: str) -> Any:
             f"A task of '{label}' ran out of memory {_RETRIES + 1} times.",
             "Make the shards smaller, or set cluster.cpus lower so that fewer run at once.",
         ) from error
-    except (exceptions.WorkerCrashedError, exceptions.NodeDiedError, exceptions.ObjectLostError) as error:
+    except (
+        exceptions.WorkerCrashedError,
+        exceptions.NodeDiedError,
+        exceptions.ObjectLostError,
+        exceptions.LocalRayletDiedError,
+    ) as error:
         raise BodegaError(
             f"A task of '{label}' lost its worker {_RETRIES + 1} times: {type(error).__name__}.",
             "Look for the killer in the system's log (often a lack of memory), then run the same command again.",

@@ -57,9 +57,10 @@ def ingest(this: Night, cluster: Cluster) -> StageManifest:
             work.shard_done("clock", [], {"now": time.time_ns() // 1000})
         now = work.shard_facts()["clock"]["now"]
         log = LogReader(settings, this.inputs, catalogue["item_id"].combine_chunks(), dropped, this.keys, now)
+        new = {part.name for part in log.partitions if not log.store.generation(log.names[part.name])}
         left, abouts, first = _read(log, cluster)
         reading = log.summed(abouts)
-        log.keep_quarantine(work.folder / "quarantine")
+        log.keep_quarantine(abouts, work.folder / "quarantine")
         check_share(reading, reading.counts, data.bad_rows_allowed, data.bad_files_allowed)
         asked = data.as_of_microseconds()
         as_of = reading.latest if asked is None else asked
@@ -78,7 +79,8 @@ def ingest(this: Night, cluster: Cluster) -> StageManifest:
         counts = added([reading.counts, *(each["counts"] for each in settled.values())])
         counts["-past_retention"] = sum(expired.values())
         check_share(reading, counts, data.bad_rows_allowed, data.bad_files_allowed)
-        log.forget(cluster, abouts, since)
+        # Not by a time that has not come; by an earlier one, as of a night of the past, less is forgotten.
+        log.forget(cluster, abouts, retained_since(data, min(as_of, reading.latest)))
         told = facts(reading) | {
             "events": sum(each["events"] for each in settled.values()),
             "counts": counts,
@@ -86,10 +88,10 @@ def ingest(this: Night, cluster: Cluster) -> StageManifest:
             "people_without_grant": sum(each["unprofiled"] for each in settled.values()),
             "expired": expired,
             "oldest": _least(each["oldest"] for each in settled.values()),
-            "late": _late(left, abouts, reading),
-            "warnings": warnings(reading),
+            "late": _late(new, abouts, reading),
+            "warnings": [] if data.order else warnings(reading),
             "partitions": {"read": len(left), "reused": len(abouts) - len(left)},
-            "parts": sorted(log.names.values()),
+            "parts": sorted(about.generation for about in abouts),
             "as_of": as_of,
             "cut": moments[HOLDOUT],
             "buckets": list(settled),
@@ -118,7 +120,11 @@ def dry_run(settings: Settings) -> None:
         abouts = log.read(cluster, log.partitions)
     reading = log.summed(abouts)
     step = Step("read", len(abouts), 0, time.monotonic() - began, _peak(abouts))
-    told = facts(reading) | {"counts": dict(reading.counts), "warnings": warnings(reading), "steps": [asdict(step)]}
+    told = facts(reading) | {
+        "counts": dict(reading.counts),
+        "steps": [asdict(step)],
+        "warnings": [] if settings.data.order else warnings(reading),
+    }
     show(told, None)
     check_share(reading, reading.counts, settings.data.bad_rows_allowed, settings.data.bad_files_allowed)
 
@@ -139,7 +145,7 @@ def _tonight(
     moments: tuple[int, ...],
 ) -> Tonight:
     sources, purpose = this.settings.consent.sources, this.vocabulary.mask
-    parts = {log.names[about.name]: about.runs for about in abouts}
+    parts = {about.generation: about.runs for about in abouts}
     return Tonight(
         data=this.settings.data,
         store=log.store,
@@ -201,6 +207,8 @@ def _settle_bucket(
     numbered: tuple[str, int], tonight: Tonight, buckets: int, moments: tuple[str, ...], work: Stage
 ) -> None:
     name, bucket = numbered
+    if not work.shards_left([name]):
+        return  # done by a worker that was lost right after
     with measured() as memory:
         settled = settle_bucket(bucket, buckets, tonight)
         files = [write_table(work.folder / f"activity-{name}.arrow", settled.activity)]
@@ -215,15 +223,13 @@ def _peak(abouts: list[About]) -> int:
     return max((about.peak for about in abouts), default=0)
 
 
-def _late(left: list[Partition], abouts: list[About], reading: Reading) -> list[str]:
-    """Partitions that were read tonight though the log had gone beyond their days already."""
-    if len(left) == len(abouts):
+def _late(new: set[str], abouts: list[About], reading: Reading) -> list[str]:
+    """Partitions that came tonight though the log had gone beyond their days already."""
+    if len(new) == len(abouts):
         return []
-    new = {part.name for part in left}
+    before = (reading.latest or 0) - _DAY
     return sorted(
-        about.name
-        for about in abouts
-        if about.name in new and about.latest and max(about.latest.values()) < (reading.latest or 0) - _DAY
+        each.name for each in abouts if each.name in new and each.latest and max(each.latest.values()) < before
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from jobs.night import iso
 
@@ -49,10 +50,10 @@ def _print(console: Console, told: dict[str, Any]) -> None:
         console.print(f"  people: {told['people']:,}, of whom {told['people_without_grant']:,} granted nothing")
     for name in told.get("late", []):
         console.print(f"  late: {name}", markup=False)
-    _table(console, "rows taken by source", ("source", "rows", "arrived up to"), _sources(told))
-    _table(console, "rows taken by event", ("event", "rows"), _most(told["by_event"]))
+    _table(console, "sound rows by source", ("source", "rows", "arrived up to"), _sources(told))
+    _table(console, "sound rows by event", ("event", "rows"), _most(told["by_event"]))
     days = sorted(told["by_day"].items())
-    _table(console, "rows taken by day" + (f" (the last {_DAYS_SHOWN} of {len(days)})" if len(days) > _DAYS_SHOWN else ""),
+    _table(console, "sound rows by day" + (f" (the last {_DAYS_SHOWN} of {len(days)})" if len(days) > _DAYS_SHOWN else ""),
            ("day", "rows"), [(day, f"{rows:,}") for day, rows in days[-_DAYS_SHOWN:]])  # fmt: skip
     bad = {name: count for name, count in told["counts"].items() if not name.startswith("-")}
     _table(console, "quarantined rows by reason", ("reason", "rows"), _most(bad))
@@ -97,6 +98,6 @@ def _table(console: Console, title: str, columns: tuple[str, ...], rows: Iterabl
     for place, name in enumerate(columns):
         made.add_column(name, justify="right" if place and name in ("rows", "tasks", "seconds") else "left")
     for row in rows:
-        made.add_row(*row)
+        made.add_row(*map(Text, row))
     if made.row_count:
         console.print(made)

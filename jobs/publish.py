@@ -63,7 +63,7 @@ def publish(this: Night, cluster: Cluster) -> StageManifest:
             shutil.rmtree(staged, ignore_errors=True)
             raise
         registry.sweep(settings.store.keep)
-        _forget_runs(this)
+        forget_runs(this)
         say(f"publish: {manifest.snapshot_id}, {people} people, {items} items")
         facts = {"snapshot": manifest.snapshot_id, "broken": broken, "forced": settings.force if broken else ""}
         return work.finish(facts)
@@ -76,7 +76,7 @@ def _serving(registry: Registry) -> Manifest | None:
         return None
 
 
-def _forget_runs(this: Night) -> None:
+def forget_runs(this: Night) -> None:
     """Remove old nights, and parts of the log that none uses: what they hold of people is not kept longer than the
     snapshots are. Named runs stay.
     """
@@ -84,8 +84,11 @@ def _forget_runs(this: Night) -> None:
     for folder in sorted(nights, key=lambda path: path.stat().st_mtime, reverse=True)[this.settings.store.keep :]:
         with contextlib.suppress(RunLocked), run_lock(folder):
             shutil.rmtree(folder)
-    manifests = [json.loads(path.read_text()) for path in this.folder.parent.glob("*/ingest/_stage.json")]
-    PartStore(Path(this.settings.store.parts)).sweep({part for each in manifests for part in each["facts"]["parts"]})
+    used: set[str] = set()
+    for path in this.folder.parent.glob("*/ingest/_stage.json"):
+        with contextlib.suppress(FileNotFoundError):  # another night removed it just now
+            used |= set(json.loads(path.read_text())["facts"].get("parts", ()))
+    PartStore(Path(this.settings.store.parts)).sweep(used)
 
 
 @recipe("publish")

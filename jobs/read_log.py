@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from pyarrow import fs
 
 from engine.activity.files import locate, log_files
 from engine.activity.parts import About, Partition, PartStore, partitions
@@ -19,6 +20,7 @@ from engine.activity.report import Reading, summed
 from engine.activity.rows import Rules, marks_of
 from engine.activity.settle import retained_since
 from engine.activity.split import read_partition
+from engine.errors import DataError
 from engine.identity import UserKeys
 from jobs.cluster import Cluster
 from jobs.memory import measured
@@ -73,17 +75,34 @@ class LogReader:
     def known(self) -> dict[str, About]:
         """By partition, the parts of which a night of this catalogue and clock would know no more."""
         marks = np.sort(marks_of(self.rules.items, self.rules.salt))
-        found = ((part.name, self.store.about(self.names[part.name])) for part in self.partitions)
+        found = ((part.name, self.store.newest(self.names[part.name])) for part in self.partitions)
         return {name: about for name, about in found if about is not None and self._holds(about, marks)}
 
     def _holds(self, about: About, marks: NDArray[np.uint64]) -> bool:
         if about.refused or (about.ahead is not None and about.ahead <= self.rules.newest):
             return False  # what looked like a broken file may have been the network
+        if about.catalogue:
+            return about.catalogue == self.rules.catalogue()
         if not about.strangers or not len(marks):
             return True
-        strangers = np.array([mark for mark in about.strangers if mark >= 0], np.uint64)
+        strangers = np.array(about.strangers, np.uint64)
         place = np.minimum(np.searchsorted(marks, strangers), len(marks) - 1)
-        return bool(len(strangers)) and not (marks[place] == strangers).any()
+        return not bool((marks[place] == strangers).any())
+
+    def read(self, cluster: Cluster, left: list[Partition], since: NDArray[np.int64] | None = None) -> list[About]:
+        """Read partitions, a task a few of them; each is kept as soon as it is read.
+
+        Args:
+            since: (256,) by event code, the earliest time that is to be kept; None: all is.
+        """
+        if not left:
+            return []
+        tasks = min(len(left), _TASKS_A_CPU * cluster.cpus)
+        asked = [_Asked(part, self.names[part.name], self.store.generation(self.names[part.name])) for part in left]
+        store = self.store if self.keys else None
+        shared = cluster.share((self.settings.data.path, replace(self.rules, since=since), self.keys, store))
+        groups = [asked[at::tasks] for at in range(tasks)]
+        return [about for group in cluster.each(_read, groups, shared, label="read log") for about in group]
 
     def surely_past(self) -> NDArray[np.int64] | None:
         """Where retention ends at the least: reckoned by the night's time if it is set, else by the last day but one of
@@ -99,9 +118,7 @@ class LogReader:
         return retained_since(data, asked)
 
     def forget(self, cluster: Cluster, abouts: list[About], since: NDArray[np.int64]) -> None:
-        """Remove from the store what is past its retention by a day or more; but not for a night of the past."""
-        if self.settings.data.as_of:
-            return
+        """Remove from the store what is past its retention by a day or more."""
         day_ago = (
             np.maximum(since, np.iinfo(np.int64).min + _DAY) - _DAY
         )  # or half a day of each part would go each night
@@ -110,51 +127,55 @@ class LogReader:
         groups = [late[at::tasks] for at in range(tasks)]
         cluster.each(_forget, groups, cluster.share((self.store, since)), label="forget")
 
-    def read(self, cluster: Cluster, left: list[Partition], since: NDArray[np.int64] | None = None) -> list[About]:
-        """Read partitions, a task a few of them; each is kept as soon as it is read.
-
-        Args:
-            since: (256,) by event code, the earliest time that is to be kept; None: all is.
-        """
-        if not left:
-            return []
-        tasks = min(len(left), _TASKS_A_CPU * cluster.cpus)
-        groups = [[(self.names[part.name], part) for part in left[at::tasks]] for at in range(tasks)]
-        store = self.store if self.keys else None
-        rules = replace(self.rules, since=since)
-        shared = cluster.share((self.settings.data.path, rules, self.keys, store))
-        return [about for group in cluster.each(_read, groups, shared, label="read log") for about in group]
-
     def summed(self, abouts: list[About]) -> Reading:
         """The log as a whole."""
         return summed(abouts, len(self.files), self.rules.sources)
 
-    def keep_quarantine(self, folder: Path) -> None:
+    def keep_quarantine(self, abouts: list[About], folder: Path) -> None:
         """Copy what was refused beside the run."""
         shutil.rmtree(folder, ignore_errors=True)
-        for number, part in enumerate(self.partitions):
-            kept = self.store.root / self.names[part.name] / "quarantine.parquet"
+        for number, about in enumerate(abouts):
+            kept = self.store.root / about.generation / "quarantine.parquet"
             if kept.exists():
                 folder.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(kept, folder / f"part-{number:05d}.parquet")
 
 
-def _read(
-    group: list[tuple[str, Partition]], shared: tuple[str, Rules, UserKeys | None, PartStore | None]
-) -> list[About]:
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A partition to read, its key in the store, and the generation that will not do, or ''."""
+
+    partition: Partition
+    key: str
+    outdated: str
+
+
+def _read(group: list[_Asked], shared: tuple[str, Rules, UserKeys | None, PartStore | None]) -> list[About]:
     path, rules, keys, store = shared
     filesystem, _ = locate(path)
     people, found = People(keys), []
-    for key, part in group:
+    for asked in group:
         with measured() as memory:
-            if store is None:
-                about = read_partition(part, filesystem, rules, people, None)
-            else:
-                with store.draft(key) as folder:
-                    about = read_partition(part, filesystem, rules, people, folder)
+            about = _part(asked, filesystem, rules, people, store)
         about.peak = memory.peak
         found.append(about)
     return found
+
+
+def _part(asked: _Asked, filesystem: fs.FileSystem, rules: Rules, people: People, store: PartStore | None) -> About:
+    if store is None:
+        return read_partition(asked.partition, filesystem, rules, people, None)
+    there = store.newest(asked.key)
+    if there is not None and there.generation != asked.outdated:
+        return there  # by a worker that was lost before it came to the end of its group
+    with store.draft(asked.key) as folder:
+        read_partition(asked.partition, filesystem, rules, people, folder)
+    made = store.newest(asked.key)
+    if made is None:
+        raise DataError(
+            f"The part of {asked.partition.name} vanished from {store.root}.", "Let no other hand touch it."
+        )
+    return made
 
 
 def _forget(keys: list[str], shared: tuple[PartStore, NDArray[np.int64]]) -> None:

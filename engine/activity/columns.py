@@ -33,6 +33,11 @@ _KINDS = {
 _OPTIONAL = ("event_id", "value", "session_id", "flags")
 
 
+def event_name(code: int) -> str:
+    """What an event code is called in reports."""
+    return EVENTS[code] if code < UNDO else f"undo {EVENTS[code - UNDO]}"
+
+
 def columns_wanted(data: DataSettings) -> tuple[dict[str, tuple[str, Kind]], tuple[str, ...]]:
     """Columns to read with what they must be, and those that must be there."""
     kinds = dict(_KINDS)

@@ -104,6 +104,20 @@ def _moments(person: NDArray[np.int32], ts: NDArray[np.int64]) -> NDArray[np.int
     return code
 
 
+def different(events: Events) -> Events:
+    """Events in settled order without those that are, in all that is known of them, the one before."""
+    if len(events) < 2:
+        return events
+    kept = np.zeros(len(events), bool)
+    kept[0] = True
+    for name in ("mark", "ts", "person", "item", "event", "source", "gift"):
+        column = getattr(events, name)
+        kept[1:] |= column[1:] != column[:-1]
+    value = events.value.view(np.int64)  # by its bits: NaN is none, and one none is as another
+    kept[1:] |= value[1:] != value[:-1]
+    return events.only(kept)
+
+
 def distinct(events: Events) -> Events:
     """Events in settled order, each mark of a person once: of several, the last, which a cap by time drops last too."""
     if len(events) < 2:

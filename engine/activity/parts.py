@@ -1,9 +1,11 @@
 """The store of parts: what each partition of the log came to, once read, so that a night reads what is new alone.
 
-    STORE/<key>/rows-0.arrow people-0.arrow items-0.arrow quarantine.parquet part.json
+    STORE/<key>.<generation>/rows-0.arrow people-0.arrow items-0.arrow quarantine.parquet part.json
+    STORE/<key>                 a link to the newest generation
 
 A part is filed under a key made of the bytes it was read from and of the settings, keys and code it was read with. It holds
-neither consent nor catalogue codes, which change from night to night. Its people are pseudonyms of the rotating key.
+neither consent nor catalogue codes, which change from night to night. Its people are pseudonyms of the rotating key. A
+generation is never changed: a night that has bound its items goes on with it, whatever another night puts in its place.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,10 +27,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from engine.activity.columns import event_name
 from engine.activity.files import LogFile
 from engine.activity.order import Events
 from engine.identity import KEY_BYTES
-from engine.schema import EVENTS, USER_KEY
+from engine.schema import USER_KEY
 
 _PEOPLE = pa.schema([("user_key", USER_KEY), ("seal", USER_KEY), ("end", pa.int64())])  # ends of the rows of each
 _ROWS = pa.schema(
@@ -44,7 +47,7 @@ _ROWS = pa.schema(
 )
 _ITEMS = pa.schema([("item_id", pa.string())])
 _ABOUT = "part.json"
-_ABANDONED_S = 86_400.0  # no reading of one partition takes a day
+_ABANDONED_S = 86_400.0  # no night takes a day over its ingest
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,8 @@ class About:
     """
 
     name: str
+    generation: str = ""
+    catalogue: str = ""  # names the catalogue, where there are too many strangers to list
     rows: int = 0
     counts: dict[str, int] = field(default_factory=dict)
     refused: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -104,7 +109,7 @@ class About:
     @property
     def forgotten_by_name(self) -> dict[str, int]:
         """`forgotten`, by the event's name."""
-        return {EVENTS[int(event)]: rows for event, rows in self.forgotten.items()}
+        return {event_name(int(event)): rows for event, rows in self.forgotten.items()}
 
     def forget(self, rows: NDArray[np.int64], since: NDArray[np.int64] | None) -> None:
         """Count (256,) rows that were left out by event code, as older than `since`."""
@@ -158,28 +163,45 @@ class PartStore:
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
 
-    def about(self, key: str) -> About | None:
-        """What the part says of itself; None where it is missing, or a file of it is."""
-        folder = self.root / key
+    def newest(self, key: str) -> About | None:
+        """What the newest generation of a part says of itself; None where there is none, or a file of it is missing."""
+        generation = self.generation(key)
+        return self.about(generation) if generation else None
+
+    def generation(self, key: str) -> str:
+        """The name of the newest generation of a part, or ''."""
+        try:
+            return (self.root / key).readlink().name
+        except OSError:
+            return ""
+
+    def about(self, generation: str) -> About | None:
+        """What a generation says of itself; None where it or a file of it is missing. It counts as used from now on."""
+        folder = self.root / generation
         try:
             about = About(**json.loads((folder / _ABOUT).read_text()))
             whole = all((folder / name).stat().st_size == size for name, size in about.bytes.items())
+            os.utime(folder)
         except (OSError, ValueError, TypeError):
             return None
+        about.generation = generation
         return about if whole else None
 
     @contextlib.contextmanager
-    def draft(self, key: str) -> Any:
-        """A folder to fill; it takes its place when the body ends well, and vanishes when it does not."""
+    def draft(self, key: str) -> Iterator[Path]:
+        """A folder to fill; when the body ends well it becomes the newest generation of the part, and else it vanishes."""
         self.root.mkdir(parents=True, exist_ok=True)
-        place = self.root / f".{key}-{secrets.token_hex(4)}"
+        token = secrets.token_hex(4)
+        place, whole, link = (
+            self.root / name for name in (f".{key}-{token}", f"{key}.{token}", f".{key}-{token}.link")
+        )
         place.mkdir()
         try:
             yield place
             _settle_down(place)
-            shutil.rmtree(self.root / key, ignore_errors=True)  # one that is no longer whole, or no longer wanted
-            with contextlib.suppress(OSError):  # another night was first, with the same bytes
-                place.rename(self.root / key)
+            place.rename(whole)
+            link.symlink_to(whole.name)
+            link.replace(self.root / key)
         finally:
             shutil.rmtree(place, ignore_errors=True)
 
@@ -191,38 +213,44 @@ class PartStore:
         """The item ids of a run of a part."""
         return _read(self.root / key / f"items-{number}.arrow").column(0)
 
-    def forget(self, key: str, since: NDArray[np.int64]) -> bool:
-        """Remove what a part holds beyond retention, and count it; whether there was anything.
+    def forget(self, key: str, since: NDArray[np.int64]) -> None:
+        """Leave out of a part's newest generation what is beyond retention, and count it.
 
         Args:
             since: (256,) by event code, the earliest time that is retained, microseconds since the epoch.
         """
-        about = self.about(key)
+        about = self.newest(key)
         if about is None or not about.older_than(since):
-            return False
+            return
+        old = about.generation
         with self.draft(key) as folder:
             trimmed = replace(about, oldest={}, forgotten=dict(about.forgotten), since=dict(about.since), events=0)
             for number in range(about.runs):
-                _rewrite(folder, number, self.run(key, number), self.item_ids(key, number), since, trimmed)
-            quarantine = self.root / key / "quarantine.parquet"
+                _rewrite(folder, number, self.run(old, number), self.item_ids(old, number), since, trimmed)
+            quarantine = self.root / old / "quarantine.parquet"
             if quarantine.exists():
                 shutil.copyfile(quarantine, folder / quarantine.name)
             write_about(folder, trimmed)
-        return True
 
-    def sweep(self, used: Collection[str], older_s: float = 3600.0) -> int:
-        """Remove parts that nothing uses any more and drafts that were left; returns how many.
+    def sweep(self, used: Collection[str], older_s: float = _ABANDONED_S) -> int:
+        """Remove what nothing uses any more: parts, replaced generations, drafts that were left. Returns how many.
 
         Args:
-            older_s: younger ones stay: another night may be about to use them.
+            used: generations that are named by a night that is kept; of their parts the newest stays.
+            older_s: what was used since then stays: another night may be at it.
         """
-        gone = 0
-        for folder in self.root.glob("*") if self.root.exists() else ():
+        keys, gone = {name.rpartition(".")[0] for name in used}, 0
+        for folder in self.root.iterdir() if self.root.exists() else ():
+            key = folder.name.rpartition(".")[0]
+            if folder.is_symlink() or not folder.is_dir() or (key in keys and self.generation(key) == folder.name):
+                continue
             with contextlib.suppress(OSError):
-                age = time.time() - folder.stat().st_mtime
-                if (age > _ABANDONED_S) if folder.name.startswith(".") else (folder.name not in used and age > older_s):
+                if time.time() - folder.stat().st_mtime > older_s:
                     shutil.rmtree(folder)
                     gone += 1
+        for link in self.root.iterdir() if self.root.exists() else ():
+            if link.is_symlink() and not link.exists():
+                link.unlink(missing_ok=True)
         return gone
 
 

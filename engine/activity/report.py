@@ -8,10 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from engine.activity.columns import UNDO
+from engine.activity.columns import DAY, event_name
 from engine.activity.parts import About
 from engine.errors import DataError, QuarantineError
-from engine.schema import EVENTS
 
 _DAY_ZERO = dt.date(1970, 1, 1)
 _NAMED = 5  # files that an error names
@@ -55,17 +54,13 @@ def summed(parts: Iterable[About], files: int, sources: Sequence[str]) -> Readin
         reading.near |= part.near
         for day, source, event, rows in part.tally:
             reading.by_source[sources[source]] += rows
-            reading.by_event[_named(event)] += rows
+            reading.by_event[event_name(event)] += rows
             by_day[day] += rows
         for code, moment in part.latest.items():
             name = sources[int(code)]
             reading.watermarks[name] = max(moment, reading.watermarks.get(name, moment))
     reading.by_day = Counter({_date(day).isoformat(): rows for day, rows in sorted(by_day.items())})
     return reading
-
-
-def _named(event: int) -> str:
-    return EVENTS[event] if event < UNDO else f"undo {EVENTS[event - UNDO]}"
 
 
 def _date(day: int) -> dt.date:
@@ -76,17 +71,15 @@ def warnings(reading: Reading) -> list[str]:
     """Days without an event, or with less than half of the day before; sources that lag a day or more behind the others."""
     found = []
     days = {dt.date.fromisoformat(day): rows for day, rows in reading.by_day.items()}
-    for day in sorted(days):
+    for day in sorted(days)[:-1]:
         next_day = day + dt.timedelta(days=1)
-        if next_day > max(days):
-            break
         rows = days.get(next_day, 0)
         if not rows:
             found.append(f"{next_day} is empty.")
         elif 2 * rows < days[day]:
             found.append(f"{next_day} has {rows} rows, less than half of the {days[day]} of the day before.")
     for source, moment in sorted(reading.watermarks.items()):
-        behind = ((reading.latest or moment) - moment) / 86_400_000_000
+        behind = ((reading.latest or moment) - moment) / DAY
         if behind >= 1:
             found.append(f"'{source}' has arrived up to {behind:.1f} days before the latest event alone.")
     return found

@@ -5,6 +5,7 @@ Names are looked up once a dictionary, not once a row: a batch of the log mostly
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -80,6 +81,10 @@ class Rules:
     def newest(self) -> int:
         """The latest time that is believed, microseconds since the epoch."""
         return OLDEST + STEPS * DAY - 1 if self.data.order else self.now + DAY
+
+    def catalogue(self) -> str:
+        """Names the items that the catalogue holds."""
+        return hashlib.sha256(marks_of(self.items, self.salt).tobytes()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -177,6 +182,7 @@ def check(batch: pa.RecordBatch, rules: Rules, people: People, line: int = 0) ->
         expired += np.bincount(event[rows[old]], minlength=256)
         rows = rows[~old]
     marks = _marks(batch, text["item_id"], rows, {"event": event, "ts": ts, "value": value, "source": source}, rules)
+    ahead = ts[(reason == REASONS.index("time_out_of_range")) & (ts > rules.newest)]
     ts = told_ts
     carried = Events(
         user[rows],
@@ -189,8 +195,6 @@ def check(batch: pa.RecordBatch, rules: Rules, people: People, line: int = 0) ->
         marks,
     )
     stranger = np.unique(item_code[reason == REASONS.index("unknown_item")])
-    ahead = ts[reason == REASONS.index("time_out_of_range")]
-    ahead = ahead[ahead > rules.newest]
     return Checked(
         carried,
         expired,

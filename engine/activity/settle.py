@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from engine.activity.columns import UNDO, event_name
 from engine.activity.gather import gather
 from engine.activity.mapping import DataSettings
 from engine.activity.order import Events, Rows, distinct, latest, settled_order
@@ -18,6 +19,7 @@ from engine.schema import ACTIVITY, EVENTS, POPULARITY, USER_KEY
 
 _DAY = 86_400_000_000
 _KEY = f"S{KEY_BYTES}"
+_MOST_HALVES = 1000.0  # a float holds about as many
 # What a want says when conf/data does not weigh it otherwise. Impressions and dismissals say nothing of interest.
 WEIGHTS = {"view": 0.1, "click": 0.2, "cart": 0.5, "purchase": 1.0, "like": 1.0, "gift": 0.0}
 
@@ -67,9 +69,11 @@ class Settled:
 
 def retained_since(data: DataSettings, as_of: int) -> NDArray[np.int64]:
     """(256,) by event code, the earliest time that is retained at a night's time, microseconds since the epoch."""
-    since = np.full(256, np.iinfo(np.int64).min)
+    ever = int(np.iinfo(np.int64).min)
+    since = np.full(256, ever)
     for name, days in data.retention_days.items():
-        since[EVENTS.index(name)] = as_of - int(days * _DAY)
+        code = EVENTS.index(name)
+        since[code] = since[UNDO + code] = max(as_of - int(days * _DAY), ever)  # with an event goes what takes it back
     return since
 
 
@@ -115,7 +119,7 @@ def settle_bucket(bucket: int, buckets: int, tonight: Tonight) -> Settled:
         activity,
         popularity,
         dict(counts),
-        {name: int(found.expired[code]) for code, name in enumerate(EVENTS) if found.expired[code]},
+        {event_name(code): int(found.expired[code]) for code in np.flatnonzero(found.expired).tolist()},
         oldest(events),
         asked,
         asked - _people_of(events),
@@ -168,7 +172,7 @@ def _popularity(events: Events, strangers: Events, want: NDArray[np.float32], to
     )
     tables = []
     for moment in tonight.moments:
-        fade = 0.5 ** ((moment - tonight.as_of) / (_DAY * tonight.half_life))
+        fade = np.exp2(min((tonight.as_of - moment) / (_DAY * tonight.half_life), _MOST_HALVES))
         weight, people = np.zeros(items), np.zeros(items, np.int64)
         if len(starts):
             strongest = np.maximum.reduceat(np.where(events.ts[rows] <= moment, strength, -1.0), starts)

@@ -175,8 +175,11 @@ class Shop:
         store, abouts = PartStore(folder / "parts"), []
         for part in parts:
             with store.draft(part.name) as place:
-                abouts.append(read_partition(part, fs.LocalFileSystem(), self.rules(), People(KEYS), place, run))
-        return Parts(store, tuple(part.name for part in parts), abouts)
+                read_partition(part, fs.LocalFileSystem(), self.rules(), People(KEYS), place, run)
+            about = store.newest(part.name)
+            assert about is not None
+            abouts.append(about)
+        return Parts(store, tuple(about.generation for about in abouts), abouts)
 
     def tonight(self, parts: Parts, as_of: float, moments: Sequence[float], half_life: float) -> Tonight:
         items, dropped = pa.array(self.items, pa.string()), pa.array(self.dropped, pa.string())

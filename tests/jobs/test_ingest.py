@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, cast
@@ -14,8 +15,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import engine.activity.split as split_module
 import jobs.ingest as ingest_module
 from engine.activity.mapping import DataSettings
+from engine.activity.parts import PartStore
 from engine.consent import Change, Ledger, Vocabulary
 from engine.errors import DataError, QuarantineError
 from engine.schema import CATALOGUE
@@ -23,6 +26,7 @@ from jobs.cluster import Cluster
 from jobs.import_consent import import_declared
 from jobs.ingest import dry_run, ingest, popularity
 from jobs.night import HOLDOUT, Night, digests, table
+from jobs.publish import forget_runs
 from jobs.settings import ConsentSettings, Settings, StoreSettings
 from tests.activity.logs import Row, row, write
 
@@ -290,6 +294,76 @@ def night_again(folder: Path, store: str, number: int, **data: Any) -> Night:
     with contextlib.closing(Ledger.open(chosen.store.ledger, Vocabulary(sources=("web", "store")))) as ledger:
         sequence = ledger.sequence()
     return Night(chosen, folder / f"run-{store}", digests(chosen), sequence, 0.0)
+
+
+def test_a_future_row_is_taken_when_its_time_has_come_however_coarse_times_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = night(tmp_path, [*log(), row("a", "purchase", 30.1)], bad_rows_allowed=0.5)
+    first.settings.data.coarsen.time = "day"
+    clock = [int(row(day=29.05)["ts"].timestamp() * 1e9)]
+    monkeypatch.setattr(ingest_module.time, "time_ns", lambda: clock[0])
+    assert run(first).facts["counts"]["time_out_of_range"] == 1
+    clock[0] += 2 * 86_400 * 10**9
+    later = Night(first.settings, tmp_path / "later", first.inputs, first.ledger_sequence, 0.0)
+    assert run(later).facts["events"] == 21
+
+
+def test_of_two_rows_of_one_event_id_the_one_counts_that_tonight_s_catalogue_knows(tmp_path: Path) -> None:
+    rows = [row("a", "purchase", 1, event_id="e"), row("d", "purchase", 1.5, event_id="e"), row("b", "purchase", 2)]
+    this = night(tmp_path, rows, bad_rows_allowed=0.9)
+    assert run(this).facts["events"] == 2
+    stock(tmp_path, "abc")
+    this.inputs |= digests(this.settings)
+    facts = run(this).facts
+    assert (facts["events"], facts["partitions"]["read"]) == (2, 0)
+    assert popularity(this, "full")["item"].to_pylist() == [0, 1]
+
+
+def test_a_scheduler_that_says_the_time_each_night_has_the_store_forget_too(tmp_path: Path) -> None:
+    rows = [row("a", "view", day) for day in range(10)]
+    this = night(tmp_path, rows, retention_days={"view": 3.0}, as_of="2026-01-05")
+    run(this)
+    this.settings.data.as_of = "2026-01-10"
+    facts = run(this).facts
+    assert facts["expired"]["view"] == facts["counts"]["-past_retention"] == 6
+    store = PartStore(tmp_path / "activity")
+    left = [store.newest(link.name) for link in store.root.iterdir() if link.is_symlink()]
+    assert sum(each.events for each in left if each) <= 4 + 1  # and what is a day past it at the most
+
+
+def test_a_store_is_swept_by_nights_that_know_of_no_parts_too(tmp_path: Path) -> None:
+    """The manifest of a version before there were parts names none."""
+    this = night(tmp_path, log())
+    this.folder = tmp_path / "runs" / "new"
+    run(this)
+    old = tmp_path / "runs" / "old" / "ingest"
+    old.mkdir(parents=True)
+    (old / "_stage.json").write_text('{"facts": {}}')
+    forget_runs(this)
+    assert run(Night(this.settings, tmp_path / "runs" / "next", this.inputs, this.ledger_sequence, 0.0)).facts[
+        "partitions"
+    ] == {"read": 0, "reused": 9}
+
+
+def test_many_bad_files_in_one_folder_are_read_twice_and_no_more(tmp_path: Path) -> None:
+    this = night(tmp_path, log(), bad_files_allowed=1.0)
+    good = next((tmp_path / "shop" / "log").rglob("*.parquet"))
+    for number in range(40):
+        (good.parent / f"bad-{number}.parquet").write_bytes(good.read_bytes()[: 100 + number])
+    this.inputs |= digests(this.settings)
+    opened: list[str] = []
+    real = split_module.read_rows
+
+    def counted(filesystem: Any, path: str, *rest: Any) -> Any:
+        opened.append(path)
+        return real(filesystem, path, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(split_module, "read_rows", counted)
+        facts = run(this).facts
+    assert len(facts["refused"]) == 40
+    assert max(Counter(opened).values()) == 2
 
 
 # --- a look before -----------------------------------------------------------------------------------------------------
