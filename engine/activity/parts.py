@@ -201,6 +201,8 @@ class PartStore:
             _settle_down(place)
             place.rename(whole)
             link.symlink_to(whole.name)
+            if (self.root / key).is_dir() and not (self.root / key).is_symlink():
+                shutil.rmtree(self.root / key)  # a copy of the store that followed its links
             link.replace(self.root / key)
         finally:
             shutil.rmtree(place, ignore_errors=True)

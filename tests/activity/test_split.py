@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import string
 from collections import Counter
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from pyarrow import fs
 
 from engine.activity.files import LogFile
-from engine.activity.parts import Partition, PartStore, partitions
+from engine.activity.parts import Partition, PartStore, partitions, write_about
 from engine.activity.people import People
 from engine.activity.settle import retained_since, settle_bucket
 from engine.activity.split import read_partition
@@ -189,6 +190,17 @@ def test_a_part_of_which_a_file_is_missing_or_cut_is_not_there(shop: Shop) -> No
     assert parts.store.newest(key) is None
     (parts.store.root / generation / "part.json").write_text("{")
     assert parts.store.newest(key) is None
+
+
+def test_a_copy_of_the_store_that_followed_its_links_is_read_anew(shop: Shop) -> None:
+    parts = shop.split([row()])
+    copy = PartStore(shop.fresh("copy"))
+    shutil.copytree(parts.store.root, copy.root)
+    key = parts.keys[0].rpartition(".")[0]
+    assert copy.newest(key) is None
+    with copy.draft(key) as place:
+        write_about(place, parts.abouts[0])
+    assert copy.newest(key) is not None
 
 
 def test_a_night_goes_on_with_what_it_bound_whatever_another_puts_in_its_place(shop: Shop) -> None:

@@ -1,0 +1,1 @@
+"""What takes how long, beside its peers and floors; off by default."""
