@@ -33,7 +33,7 @@ from jobs.settings import Settings
 from jobs.stage import Stage, StageManifest, finished, stage
 
 _DAY = 86_400_000_000
-_BUCKET = 4_000_000  # rows of the log; a task needs about 200 bytes for each that is carried on
+_BUCKET = 6_000_000  # rows of the log; a task needs about 200 bytes for each that is carried on
 _LEAST_BUCKETS = 4
 
 

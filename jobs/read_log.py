@@ -53,7 +53,9 @@ class LogReader:
         now: int,
     ) -> None:
         self.settings = settings
-        self.files = log_files(settings.data)
+        files = log_files(settings.data)
+        # What came after the log was looked through is left to the next night.
+        self.files = [file for file in files if file.name in digests] if keys else files
         self.partitions = partitions(self.files)
         self.keys = keys
         salt = int.from_bytes(keys.rotating.derive_many(["\0marks of events"])[0][:8]) if keys else 0

@@ -9,6 +9,9 @@ import zoneinfo
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from engine.errors import SettingsError
 from engine.schema import CATALOGUE, EVENTS
 
@@ -161,9 +164,12 @@ class DataSettings:
         if self.time_zone == "UTC":
             return  # known even where the machine has no time zone data
         try:
+            if self.time_zone == "localtime":
+                raise ValueError("each machine has another")
             zoneinfo.ZoneInfo(self.time_zone)
+            pc.assume_timezone(pa.scalar(0, pa.timestamp("us")), self.time_zone)  # which knows fewer names
         except (ValueError, OSError, zoneinfo.ZoneInfoNotFoundError) as error:
-            near = near_miss(self.time_zone, zoneinfo.available_timezones())
+            near = near_miss(self.time_zone, zoneinfo.available_timezones() - {self.time_zone})
             raise SettingsError(
                 f"data.time_zone is '{self.time_zone}'" + (f"; did you mean '{near}'?" if near else "."),
                 "Use a name of the IANA time zone database, such as Europe/Berlin.",

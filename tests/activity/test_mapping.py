@@ -64,6 +64,8 @@ def test_what_a_mapping_leaves_out_is_not_there() -> None:
         ({"time_unit": "minutes"}, "data.time_unit is 'minutes'"),
         ({"time_zone": "europe/Berln"}, "data.time_zone is 'europe/Berln'; did you mean 'Europe/Berlin'"),
         ({"time_zone": "/etc/passwd"}, "data.time_zone is '/etc/passwd'"),
+        ({"time_zone": "right/UTC"}, "data.time_zone is 'right/UTC'"),
+        ({"time_zone": "localtime"}, "data.time_zone is 'localtime'"),
         ({"as_of": "yesterday"}, "data.as_of is 'yesterday'"),
         ({"gift_weight": -0.5}, "data.gift_weight is -0.5"),
         ({"weights": {"view": math.nan}}, "data.weights.view is nan"),
