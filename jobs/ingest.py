@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from engine.activity.catalogue import read_catalogue
+from engine.activity.columns import DAY
 from engine.activity.gather import bind
 from engine.activity.parts import About, Partition
 from engine.activity.report import Reading, added, check_share, facts, warnings
@@ -32,7 +33,6 @@ from jobs.read_log import LogReader
 from jobs.settings import Settings
 from jobs.stage import Stage, StageManifest, finished, stage
 
-_DAY = 86_400_000_000
 _BUCKET = 6_000_000  # rows of the log; a task needs about 200 bytes for each that is carried on
 _LEAST_BUCKETS = 4
 
@@ -70,7 +70,7 @@ def ingest(this: Night, cluster: Cluster) -> StageManifest:
             )
         since = retained_since(data, as_of)
         left, abouts = _read_again(log, cluster, since, left, abouts)
-        moments = {FULL: as_of, HOLDOUT: as_of - int(settings.evaluate.holdout_days * _DAY)}
+        moments = {FULL: as_of, HOLDOUT: as_of - int(settings.evaluate.holdout_days * DAY)}
         tonight = _tonight(this, log, abouts, catalogue, dropped, standings.result(), as_of, tuple(moments.values()))
         settled, second = _settle(work, cluster, tonight, tuple(moments), _buckets(settings, reading.rows))
         expired = added(
@@ -79,8 +79,6 @@ def ingest(this: Night, cluster: Cluster) -> StageManifest:
         counts = added([reading.counts, *(each["counts"] for each in settled.values())])
         counts["-past_retention"] = sum(expired.values())
         check_share(reading, counts, data.bad_rows_allowed, data.bad_files_allowed)
-        # Not by a time that has not come; by an earlier one, as of a night of the past, less is forgotten.
-        log.forget(cluster, abouts, retained_since(data, min(as_of, reading.latest)))
         told = facts(reading) | {
             "events": sum(each["events"] for each in settled.values()),
             "counts": counts,
@@ -102,6 +100,8 @@ def ingest(this: Night, cluster: Cluster) -> StageManifest:
         manifest = work.finish(told)
         sizes = {"activity": sum(file.bytes for file in manifest.files.values())}
         show(told | {"bytes": sizes}, work.folder / "report.txt")
+        # Last, so that a rerun counts nothing twice. Not by a time that has not come; a night of the past forgets less.
+        log.forget(cluster, abouts, retained_since(data, min(as_of, reading.latest)))
         return manifest
 
 
@@ -227,7 +227,7 @@ def _late(new: set[str], abouts: list[About], reading: Reading) -> list[str]:
     """Partitions that came tonight though the log had gone beyond their days already."""
     if len(new) == len(abouts):
         return []
-    before = (reading.latest or 0) - _DAY
+    before = (reading.latest or 0) - DAY
     return sorted(
         each.name for each in abouts if each.name in new and each.latest and max(each.latest.values()) < before
     )

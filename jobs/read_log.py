@@ -13,6 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyarrow import fs
 
+from engine.activity.columns import DAY
 from engine.activity.files import locate, log_files
 from engine.activity.parts import About, Partition, PartStore, partitions
 from engine.activity.people import People
@@ -30,7 +31,6 @@ from jobs.stage import fingerprint
 # What of conf/data decides on the rows of a part; the rest is for each night to decide.
 _READS = ("columns", "constants", "time_unit", "time_zone", "order", "events", "events_per_user")
 _TASKS_A_CPU = 8
-_DAY = 86_400_000_000
 
 
 class LogReader:
@@ -121,9 +121,8 @@ class LogReader:
 
     def forget(self, cluster: Cluster, abouts: list[About], since: NDArray[np.int64]) -> None:
         """Remove from the store what is past its retention by a day or more."""
-        day_ago = (
-            np.maximum(since, np.iinfo(np.int64).min + _DAY) - _DAY
-        )  # or half a day of each part would go each night
+        # By the day: at a finer step the same parts would be written anew night after night.
+        day_ago = np.maximum(since, np.iinfo(np.int64).min + DAY) - DAY
         late = [self.names[about.name] for about in abouts if about.older_than(day_ago)]
         tasks = min(len(late), _TASKS_A_CPU * cluster.cpus)
         groups = [late[at::tasks] for at in range(tasks)]

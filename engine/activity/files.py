@@ -72,7 +72,7 @@ def log_files(data: DataSettings) -> list[LogFile]:
             for entry in _entries(filesystem, root, part, without_secrets(data.path)):
                 name = entry.path.removeprefix(root).strip("/")
                 found[name] = LogFile(entry.path, name, entry.size or 0, entry.mtime_ns or 0)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last: a name that is no text
         told = f"{without_secrets(data.path)} cannot be listed: {error}"
         raise DataError(told, "Check data.path, that its store answers, and who may read it.") from error
     if not found:

@@ -26,8 +26,8 @@ class Gathered:
     """A bucket's people and events.
 
     keys, seals: (P,) of the people, by key. events: in the order of the parts. by_person: (N,) their order by person.
-    strangers: anonymous events, all of
-    person 0. counts: rows left out, by reason; expired: those past their retention, by event code.
+    strangers: anonymous events, all of person 0. counts: rows left out, by reason; expired: those past their retention, by
+    event code.
     """
 
     keys: NDArray[np.bytes_]
@@ -45,7 +45,7 @@ def bind(
     """For each run of each part, tonight's code of each of its items, or NOT_OFFERED or UNKNOWN_ITEM.
 
     Args:
-        parts: keys in the store, with how many runs each has.
+        parts: generations in the store, with how many runs each has.
         catalogue: ids on offer, in the order of their codes. dropped: ids that are known and not offered.
     """
     names = [store.item_ids(key, number) for key, runs in parts.items() for number in range(runs)]

@@ -161,9 +161,8 @@ def check(batch: pa.RecordBatch, rules: Rules, people: People, line: int = 0) ->
     }
     for code in range(len(conditions), 0, -1):
         reason[rest[conditions[REASONS[code]]]] = code
-    if (
-        len(rules.dropped) and (reason[rest] > 1).any()
-    ):  # nobody need mend what is not for sale; each night judges the sound
+    # Nobody need mend what is not for sale; of rows that are sound, each night judges that for itself.
+    if len(rules.dropped) and (reason[rest] > 1).any():
         unsold = padded(pc.is_in(item_names, value_set=rules.dropped).to_numpy(zero_copy_only=False), False)
         reason[rest[unsold[item_code[rest]] & (reason[rest] > 1)]] = REASONS.index("-not_offered")
     taken = ~wrong

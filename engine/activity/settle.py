@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from engine.activity.columns import UNDO, event_name
+from engine.activity.columns import DAY, UNDO, event_name
 from engine.activity.gather import gather
 from engine.activity.mapping import DataSettings
 from engine.activity.order import Events, Rows, distinct, latest, settled_order
@@ -17,7 +17,6 @@ from engine.activity.undo import standing
 from engine.identity import KEY_BYTES, UserKeys
 from engine.schema import ACTIVITY, EVENTS, POPULARITY, USER_KEY
 
-_DAY = 86_400_000_000
 _KEY = f"S{KEY_BYTES}"
 _MOST_HALVES = 1000.0  # a float holds about as many
 # What a want says when conf/data does not weigh it otherwise. Impressions and dismissals say nothing of interest.
@@ -28,7 +27,7 @@ WEIGHTS = {"view": 0.1, "click": 0.2, "cart": 0.5, "purchase": 1.0, "like": 1.0,
 class Tonight:
     """What a night brings to the parts.
 
-    parts: keys in the store, in the order of the partitions' names. places: `gather.bind` of them. standings:
+    parts: generations in the store, in the order of the partitions' names. places: `gather.bind` of them. standings:
     schema.STANDINGS, by key. trainable, profilable: per source code, the mask whose grant the purpose needs. sensitive:
     (I,) items whose events tell more than others, and sensitive_masks: per source, what these need besides. as_of, moments:
     microseconds since the epoch; popularity is wanted at each moment, counting nothing later. half_life: days after which
@@ -73,7 +72,7 @@ def retained_since(data: DataSettings, as_of: int) -> NDArray[np.int64]:
     since = np.full(256, ever)
     for name, days in data.retention_days.items():
         code = EVENTS.index(name)
-        since[code] = since[UNDO + code] = max(as_of - int(days * _DAY), ever)  # with an event goes what takes it back
+        since[code] = since[UNDO + code] = max(as_of - int(days * DAY), ever)  # with an event goes what takes it back
     return since
 
 
@@ -172,7 +171,7 @@ def _popularity(events: Events, strangers: Events, want: NDArray[np.float32], to
     )
     tables = []
     for moment in tonight.moments:
-        fade = np.exp2(min((tonight.as_of - moment) / (_DAY * tonight.half_life), _MOST_HALVES))
+        fade = np.exp2(min((tonight.as_of - moment) / (DAY * tonight.half_life), _MOST_HALVES))
         weight, people = np.zeros(items), np.zeros(items, np.int64)
         if len(starts):
             strongest = np.maximum.reduceat(np.where(events.ts[rows] <= moment, strength, -1.0), starts)
@@ -190,7 +189,7 @@ def _popularity(events: Events, strangers: Events, want: NDArray[np.float32], to
 
 def _strength(events: Events, rows: Rows, want: NDArray[np.float32], tonight: Tonight) -> NDArray[np.float64]:
     """What wants count for at the night's time."""
-    age = (tonight.as_of - events.ts[rows]) / (_DAY * tonight.half_life)
+    age = (tonight.as_of - events.ts[rows]) / (DAY * tonight.half_life)
     return want[events.event[rows]].astype(np.float64) * np.exp2(-age)
 
 

@@ -27,6 +27,7 @@ from jobs.import_consent import import_declared
 from jobs.ingest import dry_run, ingest, popularity
 from jobs.night import HOLDOUT, Night, digests, table
 from jobs.publish import forget_runs
+from jobs.read_log import LogReader
 from jobs.settings import ConsentSettings, Settings, StoreSettings
 from tests.activity.logs import Row, row, write
 
@@ -330,6 +331,27 @@ def test_a_scheduler_that_says_the_time_each_night_has_the_store_forget_too(tmp_
     store = PartStore(tmp_path / "activity")
     left = [store.newest(link.name) for link in store.root.iterdir() if link.is_symlink()]
     assert sum(each.events for each in left if each) <= 4 + 1  # and what is a day past it at the most
+
+
+def test_a_night_that_dies_while_it_forgets_is_whole_and_counts_nothing_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [*log(), row("a", "view", 1), row("b", "view", 12)]
+    this = night(tmp_path, rows, retention_days={"view": 2.0})
+
+    def dies(store: PartStore, key: str, since: Any) -> None:
+        forget(store, key, since)
+        raise KeyboardInterrupt
+
+    forget = PartStore.forget
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(LogReader, "surely_past", lambda _: None)  # so that there is something to forget
+        patch.setattr(PartStore, "forget", dies)
+        run(this)
+    for again in (this, Night(this.settings, tmp_path / "other", this.inputs, this.ledger_sequence, 0.0)):
+        facts = run(again).facts
+        assert facts["expired"] == {"view": 1}
+        assert facts["rows"] == facts["events"] + sum(facts["counts"].values())
 
 
 def test_a_store_is_swept_by_nights_that_know_of_no_parts_too(tmp_path: Path) -> None:
