@@ -162,5 +162,18 @@ def items_schema(width: int, neighbours: int) -> pa.Schema:
 # Lists for people of whom nothing may be used. Category -1 is the whole shop.
 FALLBACK = pa.schema([("category", pa.int32()), ("item", pa.int32()), ("score", pa.float32())])
 CATEGORIES = pa.schema([("name", pa.string())])
+# Candidates as files hold them: most have a single way to be justified, so the ways are rows of their own, in the order of
+# the candidates and of their worth.
+STORED_CANDIDATES = pa.schema([("item", pa.int32()), ("ways", pa.uint8())])
+WAYS = pa.schema(
+    [
+        ("lane", pa.uint8()),
+        ("basis", pa.uint64()),
+        ("score", pa.float32()),
+        ("evidence", pa.int32()),
+    ]
+)
+# Every basis that a shard of people uses, ascending; the other tables of the shard name them by row.
+BASES = pa.schema([("basis", pa.uint64())])
 # The user tower as plain arrays, by name.
 TOWER = pa.schema([("name", pa.string()), ("shape", pa.list_(pa.int32())), ("values", pa.list_(pa.float32()))])

@@ -35,7 +35,7 @@ def candidate(item: int, *ways: tuple[Any, ...]) -> Row:
     >>> candidate(4, ("similar", 0b1, 0.5, 2), ("popular", 0, 0.25))
     """
     full = [(*way, NO_ITEM)[:4] for way in ways]
-    full += [(NO_LANE, NEVER, 0.0, NO_ITEM)] * (ALTERNATIVES - len(full))
+    full += [(NO_LANE, NEVER, float("-inf"), NO_ITEM)] * (ALTERNATIVES - len(full))
     lane, basis, score, evidence = zip(*full, strict=True)
     codes = [LANES.index(name) if isinstance(name, str) else name for name in lane]
     return {"item": item, "lane": codes, "basis": list(basis), "score": list(score), "evidence": list(evidence)}
@@ -167,7 +167,7 @@ def build_snapshot(
     return writer.finish()
 
 
-def publish_snapshot(root: Path, **arguments: Any) -> Manifest:
+def publish_snapshot(root: Path | str, **arguments: Any) -> Manifest:
     """Build a snapshot (arguments as `build_snapshot`) and publish it in a registry."""
     registry = Registry(root)
     staged = registry.stage()

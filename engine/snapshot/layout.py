@@ -19,10 +19,12 @@ from engine import schema
 from engine.errors import SnapshotCorrupt, SnapshotError
 from engine.identity import KEY_BYTES
 
-USER_TABLES = ("candidates", "sums", "seen", "mix", "cadence")
-SHARD_TABLES = ("users", *USER_TABLES)
+GIVEN_TABLES = ("candidates", "sums", "seen", "mix", "cadence")  # as the night makes them
+USER_TABLES = ("candidates", "ways", "sums", "seen", "mix", "cadence")  # as files hold them
+SHARD_TABLES = ("users", "bases", *USER_TABLES)
 SINGLE_TABLES = ("items", "categories", "fallback", "tower")
 MANIFEST = "manifest.json"
+BASIS_CODE = pa.uint16()  # a consent vocabulary makes some hundred bases; eight bytes a candidate would double its size
 KEY_TYPE = np.dtype(f"S{KEY_BYTES}")
 _OWN_NAME = b"bodega.file"
 
@@ -39,7 +41,24 @@ def file_tables(shards: int) -> dict[str, str]:
 
 
 def table_schema(table: str, decays: int, width: int, neighbours: int) -> pa.Schema:
-    """The Arrow schema of a table, given the number of decays, the vectors' width and the neighbours an item."""
+    """The Arrow schema of a table as a file holds it, given the number of decays, the vectors' width and the neighbours.
+
+    It differs from what the writer is given in three ways: the ways of a candidate are rows of their own; a basis is a code,
+    the row of it in the shard's bases; and where a person's rows lie is one column, so that one cache line tells it: the
+    checksum of their block (engine/snapshot/blocks.py), then start and count in each of USER_TABLES.
+    """
+    if table == "users":
+        spans = pa.list_(pa.uint32(), 1 + 2 * len(USER_TABLES))
+        return pa.schema([schema.SNAPSHOT_USERS.field("user_key"), ("block", spans)])
+    own = {"candidates": schema.STORED_CANDIDATES, "ways": schema.WAYS, "bases": schema.BASES}.get(table)
+    kind = own if own is not None else given_schema(table, decays, width, neighbours)
+    if table in USER_TABLES and "basis" in kind.names:
+        return kind.set(kind.get_field_index("basis"), pa.field("basis_code", BASIS_CODE))
+    return kind
+
+
+def given_schema(table: str, decays: int, width: int, neighbours: int) -> pa.Schema:
+    """The Arrow schema in which a writer is given a table."""
     if table == "sums":
         return schema.sums_schema(decays, width)
     if table == "items":

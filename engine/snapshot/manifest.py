@@ -35,7 +35,10 @@ class Lineage:
     training_root: str = ""  # what the model's weights were last trained on from nothing
     key_id: str = ""  # of the rotating user key
     ledger_sequence: int = 0
+    audit_head: str = ""  # last hash of the audit log's chain at that sequence
     epsilon_spent: float = 0.0
+    protocol: str = ""  # fingerprint of how the metrics were measured: others are not comparable
+    forced: str = ""  # why it was published past a gate
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
@@ -16,14 +15,15 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from engine.errors import NoSnapshot, SnapshotError
+from engine.errors import NoSnapshot, SnapshotCorrupt, SnapshotError
 from engine.identity import KEY_BYTES
 from engine.schema import FALLBACK
+from engine.snapshot.blocks import MISSING, candidates, find, place
 from engine.snapshot.items import ItemTable
 from engine.snapshot.layout import (
-    KEY_TYPE,
     MANIFEST,
     SHARD_TABLES,
+    USER_TABLES,
     corrupt,
     file_name,
     file_tables,
@@ -36,7 +36,10 @@ from engine.snapshot.manifest import Manifest
 from engine.snapshot.records import Cadence, Candidates, Mix, Seen, Sums, UserRecord
 
 _WHOLE_SHOP = -1
-_RECORDS = {"candidates": Candidates, "sums": Sums, "seen": Seen, "mix": Mix, "cadence": Cadence}
+_ALWAYS_HASHED = ("bases", "categories", "fallback", "tower")
+_Columns = Mapping[str, NDArray[Any]]
+_Bases = NDArray[np.uint64]
+_RECORDS = {"sums": Sums, "seen": Seen, "mix": Mix, "cadence": Cadence}
 
 
 class Snapshot:
@@ -56,7 +59,9 @@ class Snapshot:
             for number in range(manifest.shards)
             if batches[file_name("users", number)].num_rows
         ]
-        self._index: tuple[list[bytes], list[_Shard]] | None = ([shard.first for shard in shards], shards)
+        self._shards: list[_Shard] | None = shards
+        self._where = np.stack([shard.where for shard in shards]) if shards else np.empty((0, 3), np.int64)
+        find(self._where, bytes(KEY_BYTES))  # compiled now, not at the first request
 
     @classmethod
     def open(cls, folder: str | Path, verify: bool = True) -> Snapshot:
@@ -65,7 +70,7 @@ class Snapshot:
         Args:
             folder: of one snapshot.
             verify: also hash every file, which reads them all; without it the time to open is the same for any
-                number of users.
+                number of users, and what is held of a person is checked when they are looked up.
 
         Raises:
             NoSnapshot: there is no manifest, so nothing whole was ever written here.
@@ -80,11 +85,12 @@ class Snapshot:
             raise corrupt(folder / MANIFEST, f"{manifest.shards} shards and the list of files disagree about {odd}")
         for name, entry in manifest.files.items():
             _check_size(folder / name, entry.bytes)
-        if verify:
-            with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-                for name, found in zip(tables, pool.map(hash_file, (folder / name for name in tables)), strict=True):
-                    if found != manifest.files[name].sha256:
-                        raise corrupt(folder / name, "its SHA-256 differs from the manifest's")
+        # What consent hangs on is hashed at every open: it is small, and no block's checksum covers it.
+        hashed = [name for name, table in tables.items() if verify or table in _ALWAYS_HASHED]
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            for name, found in zip(hashed, pool.map(hash_file, (folder / name for name in hashed)), strict=True):
+                if found != manifest.files[name].sha256:
+                    raise corrupt(folder / name, "its SHA-256 differs from the manifest's")
         sizes = (len(manifest.decays), manifest.width, manifest.neighbours)
         batches = {name: map_batch(folder / name, table_schema(table, *sizes)) for name, table in tables.items()}
         for name, batch in batches.items():
@@ -104,18 +110,25 @@ class Snapshot:
             the record, or None for a key that the snapshot does not have.
 
         Raises:
+            SnapshotCorrupt: what is held of this person changed since it was written.
             SnapshotError: the key has another length, or the snapshot is closed.
         """
         if len(key) != KEY_BYTES:
             raise SnapshotError(
                 f"The user key has {len(key)} bytes, expected {KEY_BYTES}.", "Derive it with UserKey.derive."
             )
-        index = self._index
-        if index is None:
+        shards = self._shards
+        if shards is None:
             raise SnapshotError(f"Snapshot {self.manifest.snapshot_id} is closed.", "Take the one that is served now.")
-        firsts, shards = index
-        place = bisect_right(firsts, key) - 1
-        return shards[place].find(key) if place >= 0 else None
+        found = find(self._where, key)
+        if found >= 0:
+            return UserRecord(shards[found >> 32].tables, found & 0xFFFFFFFF)
+        if found == MISSING:
+            return None
+        raise SnapshotCorrupt(
+            f"Snapshot {self.manifest.snapshot_id}: the block of one person is not what was written.",
+            "Look after the disk and memory of this machine, and publish the snapshot again from its run.",
+        )
 
     def fallback(self, category: int = _WHOLE_SHOP) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """Item codes and scores for people of whom nothing may be used: best first, empty where there is none.
@@ -137,7 +150,7 @@ class Snapshot:
 
     def close(self) -> None:
         """Let go of the users' files; the mapping ends when the last view of it does."""
-        self._index = None
+        self._shards = None
 
     def __enter__(self) -> Snapshot:
         return self
@@ -148,8 +161,7 @@ class Snapshot:
         self.close()
 
     def _check_order(self, folder: Path) -> None:
-        shards = self._index[1] if self._index else []
-        for before, after in pairwise(shards):
+        for before, after in pairwise(self._shards or []):
             if before.last >= after.first:
                 raise corrupt(folder, "its user shards are not in the order of their keys")
 
@@ -157,47 +169,57 @@ class Snapshot:
 class _Rows:
     """One table of a shard, as each user's rows of it."""
 
-    __slots__ = ("_columns", "_count", "_kind", "_start")
+    __slots__ = ("_bases", "_block", "_columns", "_kind", "_span")
 
-    def __init__(
-        self, kind: type[Any], start: NDArray[Any], count: NDArray[Any], columns: tuple[NDArray[Any], ...]
-    ) -> None:
+    def __init__(self, kind: type[Any], block: NDArray[np.uint32], span: int, columns: _Columns, bases: _Bases) -> None:
         self._kind = kind
-        self._start = start.item
-        self._count = count.item
-        self._columns = columns
+        self._block = block.item
+        self._span = span
+        self._columns = tuple((name == "basis_code", column) for name, column in columns.items())
+        self._bases = bases
 
-    def of(self, user: int) -> Any:
-        start = self._start(user)
-        rows = slice(start, start + self._count(user))
-        return self._kind(*[column[rows] for column in self._columns])
+    def __call__(self, user: int) -> Any:
+        start = self._block(user, self._span)
+        stop = start + self._block(user, self._span + 1)
+        bases = self._bases
+        return self._kind(
+            *[bases.take(column[start:stop]) if coded else column[start:stop] for coded, column in self._columns]
+        )
+
+
+class _Candidates:
+    """The candidates of a shard, as each user's."""
+
+    __slots__ = ("_bases", "_mapped", "_where")
+
+    def __init__(self, where: NDArray[np.int64], bases: _Bases, mapped: object) -> None:
+        self._where = where
+        self._bases = bases
+        self._mapped = mapped  # `where` holds addresses: a record that outlives its snapshot must keep what lies there
+
+    def __call__(self, user: int) -> Candidates:
+        return Candidates(*candidates(self._where, user, self._bases))
 
 
 class _Shard:
     """The users of one range of keys."""
 
-    __slots__ = ("_keys", "_raw_keys", "_tables", "first", "last")
+    __slots__ = ("first", "last", "tables", "where")
 
     def __init__(self, batches: Mapping[str, pa.RecordBatch]) -> None:
-        users = views(batches["users"])
-        self._keys = users["user_key"]
-        self._raw_keys = memoryview(batches["users"].column("user_key").buffers()[1])
-        self._tables = [
-            _Rows(kind, users[f"{table}_start"], users[f"{table}_count"], tuple(views(batches[table]).values()))
-            for table, kind in _RECORDS.items()
-        ]
-        self.first = self._key(0)
-        self.last = self._key(len(self._keys) - 1)
-
-    def find(self, key: bytes) -> UserRecord | None:
-        # All keys have one length, so the padding that NumPy's text order ignores cannot make two of them equal.
-        row = int(self._keys.searchsorted(np.frombuffer(key, KEY_TYPE))[0])
-        if self._key(row) != key:
-            return None
-        return UserRecord(*[table.of(row) for table in self._tables])
-
-    def _key(self, row: int) -> bytes:
-        return bytes(self._raw_keys[row * KEY_BYTES : (row + 1) * KEY_BYTES])
+        keys, block = views(batches["users"]).values()
+        # A copy: the file was hashed a moment ago, and what a code means must not change under it.
+        bases = view(batches["bases"].column("basis")).copy()
+        columns = {table: views(batches[table]) for table in USER_TABLES}
+        where = place(keys, block, [list(each.values()) for each in columns.values()])
+        self.tables: dict[str, Callable[[int], Any]] = {
+            table: _Rows(_RECORDS[table], block, 1 + 2 * number, columns[table], bases)
+            for number, table in enumerate(USER_TABLES)
+            if table in _RECORDS
+        }
+        self.tables["candidates"] = _Candidates(where, bases, (keys, block, columns))
+        self.where = where
+        self.first, self.last = keys[:1].tobytes(), keys[-1:].tobytes()
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -6,8 +6,9 @@ The type checker keeps the fields from being set: `frozen=True` would double the
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,12 +78,46 @@ class Cadence:
         return len(self.item)
 
 
-@dataclass(slots=True, eq=False)
 class UserRecord:
-    """Everything that a snapshot holds about one person."""
+    """Everything that a snapshot holds about one person. Each table is cut out when it is asked for: ask once."""
 
-    candidates: Final[Candidates]
-    sums: Final[Sums]
-    seen: Final[Seen]
-    mix: Final[Mix]
-    cadence: Final[Cadence]
+    __slots__ = ("_row", "_tables")
+
+    def __init__(self, tables: Mapping[str, Callable[[int], Any]], row: int) -> None:
+        """
+        Args:
+            tables: by name, what gives a row's part of the table.
+            row: of the person in them.
+        """
+        self._tables = tables
+        self._row = row
+
+    @property
+    def candidates(self) -> Candidates:
+        """What may be shown."""
+        part: Candidates = self._tables["candidates"](self._row)
+        return part
+
+    @property
+    def sums(self) -> Sums:
+        """What their vector is made of."""
+        part: Sums = self._tables["sums"](self._row)
+        return part
+
+    @property
+    def seen(self) -> Seen:
+        """What need not be shown again."""
+        part: Seen = self._tables["seen"](self._row)
+        return part
+
+    @property
+    def mix(self) -> Mix:
+        """Their interests."""
+        part: Mix = self._tables["mix"](self._row)
+        return part
+
+    @property
+    def cadence(self) -> Cadence:
+        """What they buy again."""
+        part: Cadence = self._tables["cadence"](self._row)
+        return part

@@ -20,12 +20,14 @@ from numpy.typing import NDArray
 
 from engine.errors import SnapshotError
 from engine.schema import NO_ITEM
+from engine.snapshot.encoding import sealed_users, ways_apart, with_codes
 from engine.snapshot.layout import (
+    GIVEN_TABLES,
     MANIFEST,
-    USER_TABLES,
     checked,
     file_name,
     file_tables,
+    given_schema,
     map_batch,
     sync_folder,
     table_schema,
@@ -39,7 +41,7 @@ _NO_CATEGORY = -1
 # Which columns hold codes: the lowest one allowed, and the table that they count rows of.
 _CODES: Mapping[tuple[str, str], tuple[int, str]] = {
     ("candidates", "item"): (0, "items"),
-    ("candidates", "evidence"): (NO_ITEM, "items"),
+    ("ways", "evidence"): (NO_ITEM, "items"),
     ("seen", "item"): (0, "items"),
     ("cadence", "item"): (0, "items"),
     ("mix", "category"): (_NO_CATEGORY, "categories"),
@@ -56,7 +58,7 @@ _UNBOUNDED: Mapping[tuple[str, str], Callable[[NDArray[Any]], NDArray[np.bool_]]
 
 
 @dataclass(frozen=True, slots=True)
-class _Sealed:
+class _Written:
     """A finished file, and the facts of it that must agree with other files."""
 
     entry: FileEntry
@@ -109,13 +111,19 @@ class SnapshotWriter:
                 f"There is no user shard {number}: the manifest plans {self.about.shards}.",
                 "Plan all shards in About.shards.",
             )
-        tables = dict(zip(USER_TABLES, (candidates, sums, seen, mix, cadence), strict=True))
+        tables = dict(zip(GIVEN_TABLES, (candidates, sums, seen, mix, cadence), strict=True))
         batches = {table: self._batch(table, rows, number) for table, rows in tables.items()}
         people = self._batch("users", users, number)
         _require_ascending(file_name("users", number), "user_key", people.column("user_key"))
         for table, batch in batches.items():
             _require_spans(people, table, batch.num_rows, file_name("users", number))
-        for table, batch in (*batches.items(), ("users", people)):
+        apart, ways_count = ways_apart(batches.pop("candidates"))
+        rest = {table: pa.Table.from_batches([batch]) for table, batch in batches.items()}
+        bases, coded = with_codes(apart | rest, file_name("bases", number))
+        stored = {table: self._batch(table, rows, number, table_schema) for table, rows in coded.items()}
+        stored["bases"] = self._batch("bases", bases, number, table_schema)
+        sealed = self._batch("users", sealed_users(people, ways_count, stored), number, table_schema)
+        for table, batch in (*stored.items(), ("users", sealed)):
             write_batch(self.folder / file_name(table, number), batch)
 
     def items(self, table: pa.Table) -> None:
@@ -185,20 +193,20 @@ class SnapshotWriter:
         tables = file_tables(self.about.shards)
         self._require_files(set(tables))
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            sealed = dict(zip(tables, pool.map(self._seal, tables, tables.values()), strict=True))
-        _require_order({name: seal.edges for name, seal in sealed.items() if seal.edges})
-        rows = {table: sealed[file_name(table)].entry.rows for table in ("items", "categories")}
-        for name, seal in sealed.items():
-            for column, (lowest, highest) in seal.codes.items():
+            written = dict(zip(tables, pool.map(self._look_over, tables, tables.values()), strict=True))
+        _require_order({name: each.edges for name, each in written.items() if each.edges})
+        rows = {table: written[file_name(table)].entry.rows for table in ("items", "categories")}
+        for name, each in written.items():
+            for column, (lowest, highest) in each.codes.items():
                 floor, of = _CODES[tables[name], column]
                 if lowest < floor or highest >= rows[of]:
                     raise SnapshotError(
                         f"{name}: column '{column}': expected {floor}..{rows[of] - 1}, found {lowest}..{highest}.",
                         f"Write codes of this snapshot's {of}.",
                     )
-        users = sum(seal.entry.rows for name, seal in sealed.items() if tables[name] == "users")
+        users = sum(each.entry.rows for name, each in written.items() if tables[name] == "users")
         counts = {"users": users, "items": rows["items"]}
-        manifest = Manifest.of(self.about, {name: seal.entry for name, seal in sealed.items()}, counts)
+        manifest = Manifest.of(self.about, {name: each.entry for name, each in written.items()}, counts)
         sync_folder(self.folder)
         write_text(self.folder / MANIFEST, manifest.to_json())
         return manifest
@@ -207,9 +215,11 @@ class SnapshotWriter:
     def _sizes(self) -> tuple[int, int, int]:
         return len(self.about.decays), self.about.width, self.about.neighbours
 
-    def _batch(self, table: str, rows: pa.Table, number: int | None = None) -> pa.RecordBatch:
+    def _batch(
+        self, table: str, rows: pa.Table, number: int | None = None, kind: Callable[..., pa.Schema] = given_schema
+    ) -> pa.RecordBatch:
         name = file_name(table, number)
-        batch = checked(name, rows, table_schema(table, *self._sizes))
+        batch = checked(name, rows, kind(table, *self._sizes))
         for field, column in zip(batch.schema, batch.columns, strict=True):
             values = _floats(column)
             if values is None:
@@ -237,7 +247,7 @@ class SnapshotWriter:
                 "Write into an empty folder.",
             )
 
-    def _seal(self, name: str, table: str) -> _Sealed:
+    def _look_over(self, name: str, table: str) -> _Written:
         path = self.folder / name
         batch = map_batch(path, table_schema(table, *self._sizes))
         codes = {
@@ -249,7 +259,7 @@ class SnapshotWriter:
         if table == "users" and batch.num_rows:
             keys = batch.column("user_key")
             edges = (keys[0].as_py(), keys[-1].as_py())
-        return _Sealed(FileEntry(hash_file(path), path.stat().st_size, batch.num_rows), edges, codes)
+        return _Written(FileEntry(hash_file(path), path.stat().st_size, batch.num_rows), edges, codes)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,0 +1,336 @@
+"""The compiled half of a look-up: find a person's row, and check that nothing in their block has changed.
+
+A person's block is their key, how many rows they have in each table, and those rows, column by column. Its checksum stands
+in `users.crc`, so that a bit that turns in memory or on disk after the files were hashed gives an error, not a list.
+
+CRC-32C (RFC 3720, appendix B.4) of four interleaved streams of 8-byte words, which keeps the processor's CRC unit busy,
+folded into one: a change of up to 32 bits in a row within a word is always found, any other but for one in 2^32.
+Keys are pseudorandom, so the search interpolates between the ends before it halves (Perl, Itai & Avni 1978,
+doi:10.1145/359545.359557).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from llvmlite import binding, ir
+from numba import njit, types
+from numba.extending import intrinsic
+from numpy.typing import NDArray
+
+from engine.identity import KEY_BYTES
+from engine.schema import ALTERNATIVES, NEVER, NO_ITEM, NO_LANE
+
+MISSING, DAMAGED = -1, -2
+_GUESSES = 6  # of an interpolation before halving takes over; sound keys need two or three
+_ALL = 0xFFFFFFFF
+_POLYNOMIAL = 0x82F63B78
+_HARDWARE = "sse4.2" in {name for name, has in binding.get_host_cpu_features().items() if has}
+
+# Where a shard lies, as one row of int64: how many users, the halves of the first key, addresses of the keys and of the
+# blocks, then by table its rows, its columns, and each column's address and bytes a row.
+_FIRST, _KEYS, _BLOCKS, _AFTER = 1, 3, 4, 5
+_TABLES = 6
+_BLOCK = 4 * (1 + 2 * _TABLES)  # bytes: a checksum, then start and count in each table
+_WAYS = _AFTER + 8  # address of the first column of the second table
+_LINE = 64  # bytes that the processor fetches at once
+
+
+def place(keys: NDArray[Any], block: NDArray[np.uint32], tables: Sequence[Sequence[NDArray[Any]]]) -> NDArray[np.int64]:
+    """Describe one shard to the compiled code: addresses of arrays that the caller keeps alive.
+
+    Args:
+        keys: (U,) ascending. block: (U, 13) checksum, then start and count in each table. tables: each one's columns.
+
+    Returns:
+        one row of the table of shards that `find` takes, as long for every shard of a snapshot.
+    """
+    first = np.frombuffer(keys[:1].tobytes() or bytes(KEY_BYTES), ">i8")
+    row = [len(keys), int(first[0]), int(first[1]), _address(keys), _address(block)]
+    for columns in tables:
+        row += [len(columns[0]), len(columns)]
+        for column in columns:
+            row += [_address(column), column.itemsize * int(np.prod(column.shape[1:]))]
+    return np.array(row, np.int64)
+
+
+def _address(array: NDArray[Any]) -> int:
+    if not array.flags.c_contiguous:
+        raise ValueError("The columns of a snapshot are contiguous.")
+    return int(array.__array_interface__["data"][0])
+
+
+def _load(bits: int) -> Any:
+    """A load from any address: a column begins at a multiple of 8 bytes, a person's rows of it need not."""
+
+    @intrinsic
+    def load(typing: Any, address: Any) -> Any:
+        def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            pointer = builder.inttoptr(arguments[0], ir.PointerType(ir.IntType(bits)))
+            return builder.load(pointer, align=1)
+
+        return getattr(types, f"uint{bits}")(types.int64), code
+
+    return load
+
+
+def _instruction(name: str, bits: int, wide: int) -> Any:
+    """The processor's own CRC-32C step over `bits` bits; its state has `wide` bits."""
+
+    @intrinsic
+    def step(typing: Any, state: Any, value: Any) -> Any:
+        def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            kinds = [ir.IntType(wide), ir.IntType(bits)]
+            function = builder.module.declare_intrinsic(name, fnty=ir.FunctionType(kinds[0], kinds))
+            return builder.call(function, arguments)
+
+        kind = getattr(types, f"uint{wide}")
+        return kind(kind, getattr(types, f"uint{bits}")), code
+
+    return step
+
+
+@intrinsic
+def _fetch_line(typing: Any, address: Any) -> Any:
+    """Have the processor fetch a line, and go on meanwhile."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        number = ir.IntType(32)
+        pointer = builder.inttoptr(arguments[0], ir.PointerType(ir.IntType(8)))
+        kind = ir.FunctionType(ir.VoidType(), [pointer.type, number, number, number])
+        function = builder.module.declare_intrinsic("llvm.prefetch", [pointer.type], kind)
+        builder.call(function, [pointer, number(0), number(3), number(1)])  # to read, into every cache, as data
+        return context.get_dummy_value()
+
+    return types.void(types.int64), code
+
+
+_prefetch: Any = _fetch_line
+
+
+def _table() -> NDArray[np.uint64]:
+    """(256,) what each byte does to the state."""
+    table = np.arange(256, dtype=np.uint64)
+    for _ in range(8):
+        table = np.where(table & 1, (table >> np.uint64(1)) ^ np.uint64(_POLYNOMIAL), table >> np.uint64(1))
+    return table
+
+
+@intrinsic
+def _as_float(typing: Any, bits: Any) -> Any:
+    """The float that four bytes are."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], ir.FloatType())
+
+    return types.float32(types.uint32), code
+
+
+_float: Any = _as_float
+_load64, _load32, _load16, _load8 = _load(64), _load(32), _load(16), _load(8)
+_step64 = _instruction("llvm.x86.sse42.crc32.64.64", 64, 64)
+_step8 = _instruction("llvm.x86.sse42.crc32.32.8", 8, 32)
+_TABLE = _table()
+
+if _HARDWARE:
+
+    @njit(cache=True)
+    def _word(state: Any, word: Any) -> Any:
+        return _step64(state, word)
+
+    @njit(cache=True)
+    def _byte(state: Any, byte: Any) -> Any:
+        return np.uint64(_step8(np.uint32(state), byte))
+
+else:
+
+    @njit(cache=True)
+    def _byte(state: Any, byte: Any) -> Any:
+        return _TABLE[(state ^ np.uint64(byte)) & np.uint64(255)] ^ (state >> np.uint64(8))
+
+    @njit(cache=True)
+    def _word(state: Any, word: Any) -> Any:
+        for step in range(8):
+            state = _byte(state, np.uint8((word >> np.uint64(8 * step)) & np.uint64(255)))
+        return state
+
+
+@njit(cache=True)
+def _fold(state: Any, address: Any, size: Any) -> Any:
+    """The state after `size` bytes at an address."""
+    a = state
+    end = address + size
+    if size >= 32:
+        b = c = d = np.uint64(_ALL)
+        while address + 32 <= end:
+            a, b = _word(a, _load64(address)), _word(b, _load64(address + 8))
+            c, d = _word(c, _load64(address + 16)), _word(d, _load64(address + 24))
+            address += 32
+        a = _word(_word(a, b | (c << np.uint64(32))), d)
+    while address + 8 <= end:
+        a = _word(a, _load64(address))
+        address += 8
+    while address < end:
+        a = _byte(a, _load8(address))
+        address += 1
+    return a
+
+
+@njit(cache=True)
+def _fetch(shard: Any, block: Any) -> Any:
+    """Ask for the whole block at once: it lies in some twenty places, and waiting for one after another takes longest.
+
+    Returns:
+        whether each span lies in its table.
+    """
+    at = _AFTER
+    for table in range(_TABLES):
+        start, count = np.int64(_load32(block + 4 + 8 * table)), np.int64(_load32(block + 8 + 8 * table))
+        if start + count > shard[at]:
+            return False
+        after = at + 2 + 2 * shard[at + 1]
+        if count:
+            for column in range(at + 2, after, 2):
+                line = shard[column] + start * shard[column + 1]
+                end = line + count * shard[column + 1]
+                while line < end:
+                    _prefetch(line)
+                    line += _LINE
+        at = after
+    return True
+
+
+@njit(cache=True)
+def _checksum(shard: Any, row: Any) -> Any:
+    """Of one person's block; DAMAGED where a span leaves its table."""
+    block = shard[_BLOCKS] + _BLOCK * row
+    if not _fetch(shard, block):
+        return np.int64(DAMAGED)
+    state = _fold(np.uint64(_ALL), shard[_KEYS] + KEY_BYTES * row, np.int64(KEY_BYTES))
+    at = _AFTER
+    for table in range(_TABLES):
+        start, count = np.int64(_load32(block + 4 + 8 * table)), np.int64(_load32(block + 8 + 8 * table))
+        state = _word(state, np.uint64(count))
+        after = at + 2 + 2 * shard[at + 1]
+        if count:
+            for column in range(at + 2, after, 2):
+                wide = shard[column + 1]
+                state = _fold(state, shard[column] + start * wide, count * wide)
+        at = after
+    return np.int64(state & np.uint64(_ALL))
+
+
+@njit(cache=True)
+def _half(address: Any) -> Any:
+    """Eight bytes of a key as a number in the keys' order."""
+    number = np.uint64(0)
+    for place in range(8):
+        number = (number << np.uint64(8)) | np.uint64(_load8(address + place))
+    return number
+
+
+@njit(cache=True)
+def _row(keys: Any, count: Any, high: Any, low: Any) -> Any:
+    """Where a key stands among `count` ascending ones, or MISSING."""
+    first, last = np.int64(0), count - 1
+    guesses = 0
+    while first <= last:
+        middle = (first + last) // 2
+        if guesses < _GUESSES and last - first > 8:
+            guesses += 1
+            least, most = _half(keys + KEY_BYTES * first), _half(keys + KEY_BYTES * last)
+            if high < least or high > most:
+                return np.int64(MISSING)
+            if least < most:
+                share = np.float64(high - least) / np.float64(most - least)
+                middle = min(max(first + np.int64(share * np.float64(last - first)), first), last)
+        found = _half(keys + KEY_BYTES * middle)
+        if found == high:
+            found, wanted = _half(keys + KEY_BYTES * middle + 8), low
+        else:
+            wanted = high
+        if found == wanted:
+            return middle
+        if found < wanted:
+            first = middle + 1
+        else:
+            last = middle - 1
+    return np.int64(MISSING)
+
+
+@njit(cache=True, nogil=True)
+def seal(shard: NDArray[np.int64]) -> NDArray[np.uint32]:
+    """(U,) the checksum of each person's block of a shard whose spans are sound.
+
+    Args:
+        shard: a row that `place` made; the checksums in it are not looked at.
+    """
+    sums = np.empty(shard[0], np.uint32)
+    for row in range(shard[0]):
+        sums[row] = np.uint32(_checksum(shard, row))
+    return sums
+
+
+@njit(cache=True)
+def find(shards: NDArray[np.int64], key: bytes) -> Any:
+    """Where a person stands: shard * 2^32 + row; MISSING, or DAMAGED where their block is not what was written.
+
+    Args:
+        shards: (S, ...) rows that `place` made, of shards with users, ascending by key.
+        key: of KEY_BYTES bytes.
+    """
+    high = low = np.uint64(0)
+    for place in range(8):
+        high = (high << np.uint64(8)) | np.uint64(key[place])
+        low = (low << np.uint64(8)) | np.uint64(key[8 + place])
+    before, after = np.int64(0), np.int64(len(shards))
+    while before < after:
+        middle = (before + after) // 2
+        first, second = np.uint64(shards[middle, _FIRST]), np.uint64(shards[middle, _FIRST + 1])
+        if first < high or (first == high and second <= low):
+            before = middle + 1
+        else:
+            after = middle
+    if not before:
+        return np.int64(MISSING)
+    shard = shards[before - 1]
+    row = _row(shard[_KEYS], shard[0], high, low)
+    if row < 0:
+        return np.int64(MISSING)
+    if _checksum(shard, row) != np.int64(_load32(shard[_BLOCKS] + _BLOCK * row)):
+        return np.int64(DAMAGED)
+    return (before - 1) << 32 | row
+
+
+@njit(cache=True)
+def candidates(shard: NDArray[np.int64], row: int, bases: NDArray[np.uint64]) -> Any:
+    """A person's candidates with one column a way, as policies want them. A way that is not used is never allowed.
+
+    Args:
+        shard: a row that `place` made. row: as `find` gave it. bases: what the codes of this shard mean.
+
+    Returns:
+        item (n,), then lane, basis, score and evidence, each (n, ALTERNATIVES).
+    """
+    block = shard[_BLOCKS] + _BLOCK * row
+    first, count = np.int64(_load32(block + 4)), np.int64(_load32(block + 8))
+    way = np.int64(_load32(block + 12))
+    end = way + np.int64(_load32(block + 16))
+    items, counts = shard[_AFTER + 2], shard[_AFTER + 4]
+    lanes, codes, scores, proofs = shard[_WAYS], shard[_WAYS + 2], shard[_WAYS + 4], shard[_WAYS + 6]
+    item, lane = np.empty(count, np.int32), np.full((count, ALTERNATIVES), NO_LANE, np.uint8)
+    basis, score = np.full(lane.shape, NEVER, np.uint64), np.full(lane.shape, -np.inf, np.float32)
+    evidence = np.full(lane.shape, NO_ITEM, np.int32)
+    for place in range(count):
+        item[place] = np.int32(_load32(items + 4 * (first + place)))
+        for column in range(ALTERNATIVES):
+            if way == end or column == np.int64(_load8(counts + first + place)):
+                break
+            lane[place, column] = _load8(lanes + way)
+            basis[place, column] = bases[_load16(codes + 2 * way)]
+            score[place, column] = _float(_load32(scores + 4 * way))
+            evidence[place, column] = np.int32(_load32(proofs + 4 * way))
+            way += 1
+    return item, lane, basis, score, evidence
