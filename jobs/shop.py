@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from engine import schema
-from engine.ranking.lanes.popular import PopularLane
+from engine.ranking.lanes.popular import PopularLane, sold_in
 from engine.ranking.people import Shop
 from jobs.embed import load_items
 from jobs.ingest import popularity, sensitive
@@ -115,8 +115,10 @@ def item_table(this: Night, shelves: Shelves) -> pa.Table:
 def fallback_table(this: Night, shelves: Shelves) -> pa.Table:
     """schema.FALLBACK: the lists that rely on nobody's grant."""
     lane = PopularLane(**this.settings.rank.lanes.get("popular", {}))
-    category, item, score = lane.lists(shelves.shop.popularity, shelves.people, shelves.root, len(shelves.categories))
-    return pa.table([category, item, score], schema=schema.FALLBACK)
+    regions = table(this.folder / "ingest" / "catalogue.arrow")["regions"]
+    return lane.lists(
+        shelves.shop.popularity, shelves.people, shelves.root, len(shelves.categories), sold_in(regions.to_pylist())
+    )
 
 
 def _matrix(column: pa.ChunkedArray) -> Any:

@@ -109,7 +109,7 @@ def build_snapshot(
     items: int = 10,
     item_columns: Mapping[str, Sequence[Any]] | None = None,
     categories: Sequence[str] = ("category-0", "category-1"),
-    fallback: Mapping[int, Sequence[int]] | None = None,
+    fallback: Mapping[int | tuple[str, int], Sequence[int]] | None = None,
     tower: Mapping[str, NDArray[np.float32]] | None = None,
     shards: int = 1,
     width: int = 4,
@@ -134,7 +134,7 @@ def build_snapshot(
             an empty mapping is a user without rows.
         items: how many; `item_columns` replaces whole columns of `item_table`.
         categories: their names; items take them in turn as their root.
-        fallback: item codes by category, best first; by default all items in order for the whole shop (-1).
+        fallback: item codes by category, or (region, category), best first; by default all items in order (-1).
         tower: plain arrays by name.
         shards: users are spread over them by ranges of keys; a shard may stay empty.
     """
@@ -156,11 +156,12 @@ def build_snapshot(
         writer.user_shard(number, *user_tables({key: (users or {})[key] for key in mine}, len(decays), width))
     writer.items(item_table(items, len(categories), width, neighbours, seed, **(item_columns or {})))
     writer.categories(pa.table({"name": list(categories)}, schema=schema.CATEGORIES))
-    lists = {-1: range(items)} if fallback is None else fallback
+    given = {-1: range(items)} if fallback is None else fallback
+    lists = {(("", segment) if isinstance(segment, int) else segment): each for segment, each in given.items()}
     rows = [
-        {"category": category, "item": item, "score": 1.0 / (1 + place)}
-        for category in sorted(lists)
-        for place, item in enumerate(lists[category])
+        {"region": segment[0], "category": segment[1], "item": item, "score": 1.0 / (1 + place)}
+        for segment in sorted(lists)
+        for place, item in enumerate(lists[segment])
     ]
     writer.fallback(pa.Table.from_pylist(rows, schema=schema.FALLBACK))
     writer.tower(dict(tower or {}))

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from engine.errors import NoSnapshot, SnapshotCorrupt, SnapshotError
 from engine.identity import KEY_BYTES
-from engine.schema import FALLBACK
 from engine.snapshot.blocks import MISSING, candidates, find, place
 from engine.snapshot.items import ItemTable
 from engine.snapshot.layout import (
@@ -130,13 +129,17 @@ class Snapshot:
             "Look after the disk and memory of this machine, and publish the snapshot again from its run.",
         )
 
-    def fallback(self, category: int = _WHOLE_SHOP) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    def fallback(self, category: int = _WHOLE_SHOP, region: str = "") -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """Item codes and scores for people of whom nothing may be used: best first, empty where there is none.
 
         Args:
             category: row of `categories`, or -1 for the whole shop.
+            region: ISO 3166-2 or a prefix of it; the narrowest list that covers it is taken. '': what is sold everywhere.
         """
-        return self._fallback.get(category, (np.empty(0, np.int32), np.empty(0, np.float32)))
+        narrow = region.upper()
+        while narrow and (narrow, category) not in self._fallback:
+            narrow = narrow.rpartition("-")[0]
+        return self._fallback.get((narrow, category), (np.empty(0, np.int32), np.empty(0, np.float32)))
 
     @property
     def vocabulary(self) -> Mapping[str, Any]:
@@ -263,11 +266,14 @@ def _check_size(path: Path, expected: int) -> None:
         raise corrupt(path, f"expected {expected} bytes, found {found}")
 
 
-def _fallback(batch: pa.RecordBatch) -> dict[int, tuple[NDArray[np.int32], NDArray[np.float32]]]:
-    category, item, score = (view(batch.column(name)) for name in FALLBACK.names)
-    codes, starts = np.unique(category, return_index=True)
+def _fallback(batch: pa.RecordBatch) -> dict[tuple[str, int], tuple[NDArray[np.int32], NDArray[np.float32]]]:
+    category, item, score = (view(batch.column(name)) for name in ("category", "item", "score"))
+    encoded = batch.column("region").dictionary_encode()
+    region, names = view(encoded.indices), encoded.dictionary.to_pylist()
+    starts = np.flatnonzero(np.append(True, (np.diff(region) != 0) | (np.diff(category) != 0)))[: len(category)]
     ends = np.append(starts, len(category))[1:]
-    return {int(c): (item[s:e], score[s:e]) for c, s, e in zip(codes, starts, ends, strict=True)}
+    segments = zip(region[starts].tolist(), category[starts].tolist(), starts, ends, strict=True)
+    return {(names[place], code): (item[start:end], score[start:end]) for place, code, start, end in segments}
 
 
 def _tower(batch: pa.RecordBatch) -> dict[str, NDArray[np.float32]]:

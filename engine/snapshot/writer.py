@@ -145,18 +145,22 @@ class SnapshotWriter:
         write_batch(self.folder / file_name("categories"), self._batch("categories", table))
 
     def fallback(self, table: pa.Table) -> None:
-        """Write the lists for people of whom nothing may be used, `schema.FALLBACK`: by category, then best first.
+        """Write the lists for people of whom nothing may be used, `schema.FALLBACK`: by region, category, then best first.
 
         Raises:
             SnapshotError: the schema, the order or a value is wrong.
         """
         batch = self._batch("fallback", table)
-        category, score = view(batch.column("category")), view(batch.column("score"))
-        step = np.diff(category.astype(np.int64))
-        if (step < 0).any() or (np.diff(score)[step == 0] > 0).any():
+        keys = [("region", "ascending"), ("category", "ascending"), ("score", "descending")]
+        order = pc.sort_indices(
+            pa.table([*batch.columns[:2], batch.column("score")], names=[name for name, _ in keys]), keys
+        )
+        best = batch.column("score").take(order)
+        segment = [batch.column(name) for name in ("region", "category")]
+        if not (best.equals(batch.column("score")) and all(column.take(order).equals(column) for column in segment)):
             raise SnapshotError(
-                f"{file_name('fallback')}: expected rows by category, then by score from the highest; found others.",
-                "Sort the table by category ascending, score descending.",
+                f"{file_name('fallback')}: expected rows by region, category, then score from the highest; found others.",
+                "Sort the table by region and category ascending, score descending.",
             )
         write_batch(self.folder / file_name("fallback"), batch)
 

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 
 from engine.kernels.encode_user import within_groups
 from engine.ranking.lanes.discovery import DiscoveryLane
-from engine.ranking.lanes.popular import PopularLane
+from engine.ranking.lanes.popular import PopularLane, sold_in
 from engine.ranking.lanes.similar import SimilarLane
 from engine.ranking.lanes.two_tower import TwoTowerLane, log_mass
 from engine.ranking.lanes.usual import UsualLane, cadence
 from engine.ranking.settings import RankSettings
-from engine.schema import NO_ITEM
+from engine.schema import FALLBACK, NO_ITEM
 from tests.event_logs import DAY, NOON, histories, random_log, without
 from tests.ranking_blocks import block, random_shop
 
@@ -326,14 +326,31 @@ def test_popular_lists_leave_out_what_fewer_than_least_people_wanted():
     share = np.array([0.4, 0.3, 0.2, 0.1, 0.0])
     people = np.array([1, 5, 2, 2, 0])
     root = np.array([0, 0, 1, 1, -1], np.int32)
-    category, item, score = PopularLane(keep=2, least_people=2).lists(share, people, root, 2)
-    assert list(zip(category.tolist(), item.tolist(), strict=True)) == [(-1, 1), (-1, 2), (0, 1), (1, 2), (1, 3)]
-    np.testing.assert_allclose(score, share[item], rtol=1e-6)
-    assert (category.dtype, item.dtype, score.dtype) == (np.int32, np.int32, np.float32)
+    lists = PopularLane(keep=2, least_people=2).lists(share, people, root, 2, {"": np.ones(5, bool)})
+    rows = list(zip(lists["category"].to_pylist(), lists["item"].to_pylist(), strict=True))
+    assert rows == [(-1, 1), (-1, 2), (0, 1), (1, 2), (1, 3)]
+    np.testing.assert_allclose(lists["score"].to_numpy(), share[lists["item"].to_numpy()], rtol=1e-6)
+    assert lists.schema == FALLBACK
+
+
+def test_a_region_has_its_own_list_of_what_is_sold_there_and_elsewhere_it_is_not_shown():
+    share, people, root = np.full(4, 0.25), np.full(4, 9), np.zeros(4, np.int32)
+    sold = sold_in([None, ["de"], ["DE-BY"], ["FR"]])
+    assert {region: np.flatnonzero(items).tolist() for region, items in sold.items()} == {
+        "": [0],
+        "DE": [0, 1],
+        "DE-BY": [0, 1, 2],
+        "FR": [0, 3],
+    }
+    lists = PopularLane().lists(share, people, root, 1, sold)
+    rows = set(zip(*(lists[name].to_pylist() for name in ("region", "category", "item")), strict=True))
+    assert rows >= {("DE-BY", -1, 2), ("FR", -1, 3), ("", 0, 0)}
+    assert not {each for each in rows if each[0] and each[1] >= 0} and ("", -1, 1) not in rows
 
 
 def test_popular_ties_go_to_the_lower_row_and_an_empty_shop_has_no_list():
-    _, item, _ = PopularLane().lists(np.full(3, 1 / 3), np.full(3, 9), np.full(3, -1, np.int32), 0)
-    assert item.tolist() == [0, 1, 2]
-    empty = PopularLane().lists(np.zeros(2), np.zeros(2, np.int64), np.zeros(2, np.int32), 1)
-    assert [len(column) for column in empty] == [0, 0, 0]
+    everywhere = {"": np.ones(3, bool)}
+    lists = PopularLane().lists(np.full(3, 1 / 3), np.full(3, 9), np.full(3, -1, np.int32), 0, everywhere)
+    assert lists["item"].to_pylist() == [0, 1, 2]
+    empty = PopularLane().lists(np.zeros(3), np.zeros(3, np.int64), np.zeros(3, np.int32), 1, everywhere)
+    assert not len(empty)

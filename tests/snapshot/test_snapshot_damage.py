@@ -204,8 +204,8 @@ def test_items_out_of_order_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_fallback_out_of_order_is_refused(tmp_path: Path) -> None:
-    rows = [{"category": -1, "item": 0, "score": 0.1}, {"category": -1, "item": 1, "score": 0.2}]
-    with pytest.raises(SnapshotError, match=r"fallback\.arrow: expected rows by category"):
+    rows = [{"region": "", "category": -1, "item": item, "score": 0.1 + item} for item in range(2)]
+    with pytest.raises(SnapshotError, match=r"fallback\.arrow: expected rows by region, category"):
         SnapshotWriter(tmp_path, about()).fallback(pa.Table.from_pylist(rows, schema=schema.FALLBACK))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from engine import schema
-from engine.errors import SnapshotError
+from engine.errors import SnapshotCorrupt, SnapshotError
 from engine.schema import LANES, NEVER, NO_ITEM, NO_LANE
 from engine.snapshot import About, Lineage, Manifest, Snapshot, SnapshotWriter
 from tests.snapshot_builder import TABLES, User, build_snapshot, candidate, item_table
@@ -192,6 +193,16 @@ def test_fallback_lists_come_by_category_best_first(tmp_path: Path) -> None:
         assert snapshot.fallback(0)[0].tolist() == []
 
 
+def test_the_narrowest_list_that_covers_a_region_is_taken(tmp_path: Path) -> None:
+    build_snapshot(tmp_path, fallback={-1: [4], ("DE", -1): [4, 5], ("DE-BY", -1): [6], 1: [3]})
+    with Snapshot.open(tmp_path) as snapshot:
+        lists = {
+            region: snapshot.fallback(region=region)[0].tolist() for region in ("", "de", "DE-BE", "DE-BY-1", "FR")
+        }
+        assert lists == {"": [4], "de": [4, 5], "DE-BE": [4, 5], "DE-BY-1": [6], "FR": [4]}
+        assert snapshot.fallback(1, "DE")[0].tolist() == [3]
+
+
 def test_the_tower_reads_back_in_every_shape(tmp_path: Path) -> None:
     tower: dict[str, NDArray[np.float32]] = {
         "w": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -292,3 +303,43 @@ def test_polars_duckdb_and_pyarrow_read_the_files(tmp_path: Path) -> None:
         shard = pa.ipc.open_file(file).read_all()
     counted = duckdb.from_arrow(shard).aggregate("count(*), sum(score), min(evidence)")
     assert counted is not None and counted.fetchall() == [(7, 3.5, 2)]
+
+
+def test_a_snapshot_of_format_1_is_read_by_every_later_reader() -> None:
+    """The folder was written once and is never written again; see engine/snapshot/FORMAT.md."""
+    with Snapshot.open(Path(__file__).parent / "golden-v1") as snapshot:
+        known, bare = snapshot.user(b"a" * 16), snapshot.user(b"b" * 16)
+        assert (
+            snapshot.manifest.snapshot_id == "20260131-e8f3fafe1206" and snapshot.manifest.lineage.ledger_sequence == 7
+        )
+        assert known is not None and bare is not None and len(bare.candidates) == 0
+        candidates = known.candidates
+        assert candidates.item.tolist() == [3, 1]
+        assert candidates.lane[0].tolist() == [LANES.index("similar"), LANES.index("popular"), NO_LANE]
+        assert candidates.basis.tolist() == [[1, 0, NEVER], [2, NEVER, NEVER]]
+        assert candidates.score[:, 0].tolist() == [np.float32(0.9), 0.5]
+        assert candidates.evidence[0].tolist() == [2, NO_ITEM, NO_ITEM]
+        assert (known.seen.item.tolist(), known.seen.basis.tolist()) == ([3], [1])
+        assert (known.mix.share.tolist(), known.cadence.gap_days.tolist()) == ([1.0], [7.0])
+        assert known.sums.sums.tolist() == [[0.5] * 8] and known.sums.last.tolist() == [9]
+        assert snapshot.fallback(region="DE")[0].tolist() == [2] and snapshot.fallback()[0].tolist() == [3, 1]
+        assert snapshot.tower["w"].tolist() == [[0, 1, 2], [3, 4, 5]]
+        assert snapshot.items.code_of("item-0003") == 3
+
+
+def test_a_later_reader_opens_what_an_earlier_one_wrote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build_snapshot(tmp_path, users={b"k" * 16: {}})
+    monkeypatch.setattr("engine.snapshot.manifest.FORMAT_VERSION", schema.FORMAT_VERSION + 1)
+    with Snapshot.open(tmp_path) as snapshot:
+        assert snapshot.user(b"k" * 16) is not None
+
+
+def test_a_manifest_from_before_a_field_was_added_is_read_with_its_default(tmp_path: Path) -> None:
+    written = build_snapshot(tmp_path)
+    record = json.loads(written.to_json())
+    for name in ("audit_head", "protocol", "forced"):
+        del record["lineage"][name]
+    with pytest.raises(SnapshotCorrupt) as refused:  # it would have had another id then
+        Manifest.from_json(json.dumps(record))
+    record["snapshot_id"] = str(refused.value).split("its content gives ")[1].split(".")[0]
+    assert Manifest.from_json(json.dumps(record)).lineage == written.lineage
