@@ -7,6 +7,7 @@ size cannot be swapped.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Any
@@ -115,7 +116,8 @@ def write_batch(path: Path, batch: pa.RecordBatch) -> None:
             os.fsync(file.fileno())
         unfinished.replace(path)
     except OSError as error:
-        unfinished.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # of a disk that refuses this as well, the first refusal is told
+            unfinished.unlink(missing_ok=True)
         raise SnapshotError(
             f"{path} cannot be written: {error}.", "Free the disk or mend its rights, and run again."
         ) from error
@@ -167,12 +169,21 @@ def views(batch: pa.RecordBatch) -> dict[str, NDArray[Any]]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    handle = os.open(folder, os.O_RDONLY)
+    """Make the names in a folder durable.
+
+    Raises:
+        SnapshotError: the disk refuses.
+    """
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        raise SnapshotError(
+            f"{folder} cannot be made durable: {error}.", "Free the disk or mend its rights, and run again."
+        ) from error
 
 
 def corrupt(path: Path, what: str) -> SnapshotCorrupt:
