@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from engine.consent import Vocabulary
 from engine.errors import SettingsError
 from engine.evaluation import baselines, metrics
-from engine.policy import Chain, Moment, Slate, load_policies, make_list
-from engine.schema import LANES, NO_ITEM
+from engine.evaluation.gates import ERROR
+from engine.policy import Chain, load_policies
+from engine.schema import NO_ITEM
 from engine.snapshot import Snapshot
 from engine.two_tower.histories import Histories
 from jobs.assemble import assemble
@@ -27,13 +28,15 @@ from jobs.cluster import Cluster
 from jobs.launch import recipe
 from jobs.night import HOLDOUT, Night, night, table
 from jobs.progress import say
+from jobs.served import served
 from jobs.settings import Settings
 from jobs.shop import Shelves, load_shelves
-from jobs.stage import StageManifest, finished, stage
+from jobs.stage import StageManifest, fingerprint, finished, stage
 
 LENGTH = 20
 KINDS = ("all", "new")  # every want, or only those of items that the person had not wanted before
 RANKERS = ("served", "popularity", "personal_frequency", "item_to_item")
+BEATEN = "popularity"  # the ranker that the served lists are measured against, person by person
 Figures = dict[str, list[float]]  # per person, by figure
 
 
@@ -45,7 +48,7 @@ def evaluate(this: Night, cluster: Cluster) -> StageManifest:
     with stage(this.folder, "evaluate", inputs, config) as work:
         if work.whole:
             return finished(this.folder, "evaluate")
-        _chain(settings)  # an unknown rule is refused here, not in a task
+        surface_chain(settings)  # an unknown rule is refused here, not in a task
         folder = work.folder / "snapshot"
         shutil.rmtree(folder, ignore_errors=True)
         assemble(this, HOLDOUT, folder, {})
@@ -54,17 +57,31 @@ def evaluate(this: Night, cluster: Cluster) -> StageManifest:
         parts = cluster.each(_bucket, facts["buckets"], this, shared, folder, facts["cut"], label="evaluate")
         shutil.rmtree(folder)
         figures = _means([part for part, _ in parts])
-        lists = np.concatenate([served for _, served in parts])
+        lists = np.concatenate([given for _, given in parts])
         if len(lists):  # a figure of nobody would be compared with tomorrow's
             figures["served.coverage"] = metrics.coverage(lists, shelves.shop.size)
-            figures["served.tail_share"] = metrics.tail_share(lists, shelves.shop.tail)
+            share, error = metrics.tail_share(lists, shelves.shop.tail)
+            figures |= {"served.tail_share": share, "served.tail_share" + ERROR: error}
         figures["evaluated"] = float(len(lists))
         for ranker in RANKERS:
             say(
                 "  "
-                + " ".join(f"{name} {value:.4f}" for name, value in figures.items() if name.startswith(ranker + "."))
+                + " ".join(
+                    f"{name} {value:.4f}"
+                    for name, value in figures.items()
+                    if name.startswith(ranker + ".") and not name.endswith((ERROR, ".people"))
+                )
             )
-        return work.finish({"metrics": figures})
+        return work.finish({"metrics": figures, "protocol": protocol(settings)})
+
+
+def protocol(settings: Settings) -> str:
+    """Names how the figures are measured: on whom, over which days, and what counts as wanted. The policy is no part of it:
+    that a change of it made lists worse is what the figures are there to tell.
+    """
+    data = settings.data
+    wanted = [settings.train.wanted, data.events, data.weights, data.gift_weight]
+    return fingerprint(settings.evaluate, wanted, settings.tail_share, LENGTH)[:16]
 
 
 def _bucket(
@@ -84,18 +101,21 @@ def _bucket(
     hidden = (had_starts, had)
     frequent_starts, frequent = _wants(activity, before, wanted, None, cut, distinct=False)
     figures: Figures = {}
-    served = {}
+    given = {}
     with Snapshot.open(snapshot_folder, verify=False) as snapshot:
-        chain = _chain(settings)
+        chain = surface_chain(settings)
+        # Every profile grant of the night. Sensitive items ask for one of their own, not assumed here: they are withheld.
+        granted = Vocabulary.from_json(snapshot.vocabulary).groups
         for kind in KINDS:
-            served[kind] = np.full((before.users, k), NO_ITEM, np.int32)
+            given[kind] = np.full((before.users, k), NO_ITEM, np.int32)
             for row in range(before.users):  # the very calls of a request; people are bounded by evaluate.people
                 taken = frozenset(had[had_starts[row] : had_starts[row + 1]].tolist()) if kind == "new" else frozenset()
-                items = serve(snapshot, chain, before.keys[row].as_py(), taken, cut)
-                served[kind][row, : len(items)] = items
+                record = snapshot.user(before.keys[row].as_py())
+                items = served(snapshot, chain, record, granted, cut, taken=taken, limit=k).slate.item
+                given[kind][row, : len(items)] = items
     for kind, starts, targets, hide in (("all", all_starts, all_items, None), ("new", new_starts, new_items, hidden)):
         lists = {
-            "served": served[kind],
+            "served": given[kind],
             "popularity": baselines.popularity(before.users, shop.popularity, k, hide),
             "personal_frequency": baselines.personal_frequency(frequent_starts, frequent, shop.popularity, k, hide),
             "item_to_item": baselines.item_to_item(had_starts, had, shelves.neighbour, shelves.likeness, k, hide),
@@ -107,41 +127,27 @@ def _bucket(
             for name, figure in (("recall", metrics.recall), ("ndcg", metrics.ndcg)):
                 for depth in (10, 20):
                     figures[f"{ranker}.{kind}.{name}@{depth}"] = figure(hit, counts[judged], depth).tolist()
+        for name in ("recall@20", "ndcg@10"):
+            ours, theirs = (np.array(figures[f"{ranker}.{kind}.{name}"]) for ranker in ("served", BEATEN))
+            figures[f"ahead.{kind}.{name}"] = (ours - theirs).tolist()
     mix = _mix(before, shelves, cut)
-    distance = metrics.intra_list_distance(served["all"], shop.vectors)
+    distance = metrics.intra_list_distance(given["all"], shop.vectors)
     figures["served.intra_list_distance"] = distance.tolist()
-    off = metrics.miscalibration(mix, served["all"], shelves.root)
+    off = metrics.miscalibration(mix, given["all"], shelves.root)
     figures["served.miscalibration"] = off[np.isfinite(off)].tolist()
-    return figures, served["all"]
+    return figures, given["all"]
 
 
-def serve(snapshot: Snapshot, chain: Chain, key: bytes, taken: frozenset[int], now: int) -> NDArray[np.int32]:
-    """The list that a server on this snapshot would give, with every profile grant of the night, without some items.
+def surface_chain(settings: Settings, surface: str = "") -> Chain:
+    """The policy of a surface; of the evaluated one where none is named.
 
-    Sensitive items ask for a grant of their own, which is not assumed here: they are withheld.
+    Raises:
+        SettingsError: there is no such surface.
     """
-    popular = Slate.of_anyone(*snapshot.fallback(), LANES.index("popular"))
-    record = snapshot.user(key)
-    vocabulary = Vocabulary.from_json(snapshot.vocabulary)
-    moment = Moment(
-        items=snapshot.items,
-        categories=snapshot.categories,
-        now_us=now,
-        surface=chain.name,
-        granted=vocabulary.groups,
-        limit=LENGTH,
-        exclude=taken,
-        seen=record.seen if record is not None else None,
-    )
-    outcome = chain.run(popular, moment) if record is None else make_list(chain, record.candidates, popular, moment)
-    return outcome.slate.item
-
-
-def _chain(settings: Settings) -> Chain:
-    chains = load_policies(settings.policy)
-    if settings.evaluate.surface not in chains:
-        raise SettingsError(f"There is no surface '{settings.evaluate.surface}'.", f"Use one of {', '.join(chains)}.")
-    return chains[settings.evaluate.surface]
+    chains, name = load_policies(settings.policy), surface or settings.evaluate.surface
+    if name not in chains:
+        raise SettingsError(f"There is no surface '{name}'.", f"Use one of {', '.join(chains)}.")
+    return chains[name]
 
 
 def _wants(
@@ -191,7 +197,15 @@ def _mix(histories: Histories, shelves: Shelves, cut: int) -> NDArray[np.float64
 def _means(parts: list[Figures]) -> dict[str, float]:
     names = sorted({name for part in parts for name in part})
     every: dict[str, Any] = {name: np.concatenate([part.get(name, []) for part in parts]) for name in names}
-    return {name: float(values.mean()) for name, values in every.items() if len(values)}
+    figures = {name: float(values.mean()) for name, values in every.items() if len(values)}
+    # How far a figure of so few people is chance. Baselines stand in no gate.
+    errors = {
+        name + ERROR: float(values.std(ddof=1) / np.sqrt(len(values)))
+        for name, values in every.items()
+        if len(values) > 1 and name.startswith(("served.", "ahead."))
+    }
+    people = {f"served.{kind}.people": float(len(every.get(f"served.{kind}.recall@20", ()))) for kind in KINDS}
+    return figures | errors | people
 
 
 @recipe("evaluate")

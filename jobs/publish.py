@@ -1,6 +1,7 @@
-"""Nightly step 6 of 6: ask the gates, write the snapshot, and move the pointer.
+"""Nightly step 6 of 6: write the snapshot, ask the gates and the canaries, and move the pointer.
 
-Run it alone, after evaluate:  python -m jobs.publish data=online_retail data.path=DIR out=OUT
+python -m jobs.publish data=online_retail data.path=DIR out=OUT                   run it alone, after evaluate
+python -m jobs.publish data=online_retail data.path=DIR out=OUT dry_run=true      ask, print the table, publish nothing
 """
 
 from __future__ import annotations
@@ -8,70 +9,106 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
 from engine.activity.parts import PartStore
 from engine.errors import GateBlocked, NoSnapshot, RunLocked
-from engine.evaluation.gates import broken_gates, gone_back
-from engine.snapshot import Manifest, Registry, read_manifest
+from engine.evaluation.gates import Verdict, broken
+from engine.snapshot import Manifest, Registry
 from jobs.assemble import assemble
 from jobs.cluster import Cluster
+from jobs.force import actor, check_reason, record, sealed
+from jobs.gate_report import brief, gate_table
 from jobs.launch import recipe
-from jobs.night import FULL, Night, moment, night
+from jobs.night import FULL, Night, night
+from jobs.night_figures import night_figures
 from jobs.progress import say
 from jobs.settings import Settings
 from jobs.stage import StageManifest, finished, run_lock, stage
 
 __all__ = ["main", "publish"]
+TABLE = "gates.txt"
 
 
 def publish(this: Night, cluster: Cluster) -> StageManifest:
-    """Publish the second fit, unless a gate says no.
+    """Publish the second fit, unless a gate or a canary says no.
 
     Raises:
-        GateBlocked: names each gate that is broken, the bound and by how much; yesterday's snapshot stays.
+        GateBlocked: names each that is broken, the bound and by how much; yesterday's snapshot stays.
+        SettingsError: `force` is no reason.
     """
     settings = this.settings
-    rank, evaluation = finished(this.folder, "rank"), finished(this.folder, "evaluate")
+    reason = check_reason(settings.force)
     registry = Registry(settings.store.snapshots)
     serving = _serving(registry)
-    people = sum(facts["users"] for name, facts in rank.shards.items() if name.startswith(f"{FULL}-"))
-    items = finished(this.folder, "ingest").facts["items"]
-    today = dict(evaluation.facts["metrics"]) | {"people": float(people), "items": float(items)}
     inputs = this.after("rank", "evaluate")
-    with stage(this.folder, "publish", inputs, {"gates": asdict(settings.gates), "force": settings.force}) as work:
+    with stage(this.folder, "publish", inputs, {"gates": asdict(settings.gates), "force": reason}) as work:
         snapshot = finished(this.folder, "publish").facts["snapshot"] if work.whole else ""
         if snapshot and snapshot in {manifest.snapshot_id for manifest in registry.list()}:
             now = serving.snapshot_id if serving is not None else "nothing"
             say(f"publish: {snapshot} is there already" + ("" if now == snapshot else f"; {now} serves"))
             return finished(this.folder, "publish")
-        broken = broken_gates(today, serving.metrics if serving is not None else None, settings.gates)
-        as_of = moment(finished(this.folder, "ingest").facts["as_of"])
-        broken += gone_back(as_of, serving.as_of if serving is not None else None)
-        if broken and not settings.force:
-            raise GateBlocked(
-                f"{len(broken)} gate(s) are broken: {'; '.join(broken)}.",
-                "Look into it; yesterday's snapshot serves on. Publish all the same with force=REASON.",
-            )
-        staged = registry.stage()
-        try:
-            assemble(this, FULL, staged, today)
+        with _assembled(this, registry) as staged:
+            figures = night_figures(this, staged, serving)
+            (work.folder / TABLE).write_text(gate_table(figures.verdicts))
+            wrong = _say(figures.verdicts, reason)
+            who = actor() if wrong else ""
+            sealed(staged, figures.stored, figures.protocol, f"{reason} (by {who})" if wrong else "")
+            if wrong:
+                record(this, who, reason, wrong)  # before the pointer moves: nothing is forced without a trace
             # Gated against one snapshot, published after that one: another publisher in between is a conflict.
             manifest = registry.publish(staged, serving.snapshot_id if serving is not None else "")
-        except BaseException:
-            shutil.rmtree(staged, ignore_errors=True)
-            raise
         registry.sweep(settings.store.keep)
         forget_runs(this)
-        say(f"publish: {manifest.snapshot_id}, {people} people, {items} items")
-        facts = {"snapshot": manifest.snapshot_id, "broken": broken, "forced": settings.force if broken else ""}
-        return work.finish(facts)
+        say(f"publish: {manifest.snapshot_id}, {manifest.counts['users']} people, {manifest.counts['items']} items")
+        facts = {"snapshot": manifest.snapshot_id, "broken": wrong, "forced": reason if wrong else "", "actor": who}
+        return work.finish(facts | {"gates": [asdict(verdict) for verdict in figures.verdicts]})
+
+
+def look(this: Night) -> None:
+    """Ask the gates and the canaries, print the whole table, and publish nothing.
+
+    Raises:
+        GateBlocked: as `publish` would.
+    """
+    registry = Registry(this.settings.store.snapshots)
+    with _assembled(this, registry) as staged:
+        figures = night_figures(this, staged, _serving(registry))
+        say(gate_table(figures.verdicts))
+        _say(figures.verdicts, check_reason(this.settings.force))
+
+
+@contextlib.contextmanager
+def _assembled(this: Night, registry: Registry) -> Iterator[Path]:
+    """The night's snapshot in a folder of the registry, where nobody sees it; gone at the end, unless it was published."""
+    staged = registry.stage()
+    try:
+        assemble(this, FULL, staged, {})
+        yield staged
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+
+
+def _say(verdicts: list[Verdict], reason: str) -> list[str]:
+    """Tell in short what the gates say; what is broken, where a reason lets it pass."""
+    for line in brief(verdicts):
+        say(line)
+    wrong = broken(verdicts)
+    if wrong and not reason:
+        raise GateBlocked(
+            f"{len(wrong)} gate(s) are broken: {'. '.join(wrong)}.",
+            "Look into it; yesterday's snapshot serves on. Publish all the same with force=REASON.",
+        )
+    for each in wrong:
+        say(f"publish: forced past {each}")
+    return wrong
 
 
 def _serving(registry: Registry) -> Manifest | None:
     try:
-        return read_manifest(registry.root / registry.current())
+        return registry.manifest(registry.current())
     except NoSnapshot:
         return None
 
@@ -95,7 +132,10 @@ def forget_runs(this: Night) -> None:
 def main(settings: Settings) -> None:
     """The command."""
     with night(settings) as (this, cluster):
-        publish(this, cluster)
+        if settings.dry_run:
+            look(this)
+        else:
+            publish(this, cluster)
 
 
 if __name__ == "__main__":

@@ -52,10 +52,25 @@ def coverage(lists: I32, items: int) -> float:
     return float(len(np.unique(lists[lists != NO_ITEM])) / max(items, 1))
 
 
-def tail_share(lists: I32, tail: NDArray[np.bool_]) -> float:
-    """Share of the places that hold a tail item."""
-    shown = lists[lists != NO_ITEM]
-    return float(tail[shown].mean()) if len(shown) else 0.0
+def tail_share(lists: I32, tail: NDArray[np.bool_]) -> tuple[float, float]:
+    """Share of the places that hold a tail item, and its standard error."""
+    shown = lists != NO_ITEM
+    return share((tail[lists] & shown).sum(1), shown.sum(1))
+
+
+def share(held: NDArray[np.integer], places: NDArray[np.integer]) -> tuple[float, float]:
+    """(U,) counts of each person -> the share of all places that are held, and its standard error.
+
+    People are the units, as the places of one list are alike: the error of a ratio of means (Cochran 1977, Sampling
+    Techniques, ch. 6). Both are 0 where there is no place, the error also with a single person.
+    """
+    total = int(places.sum())
+    if not total:
+        return 0.0, 0.0
+    value = float(held.sum() / total)
+    people = len(places)
+    spread = float(((held - value * places) ** 2).sum())
+    return value, (people / max(people - 1, 1) * spread) ** 0.5 / total if people > 1 else 0.0
 
 
 def intra_list_distance(lists: I32, vectors: NDArray[np.float32]) -> F64:

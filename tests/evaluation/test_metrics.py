@@ -60,13 +60,13 @@ def test_nobody_to_judge_is_no_error():
     none = np.empty((0, 5), np.int32)
     hit = metrics.hits(none, np.zeros(1, np.int64), np.empty(0, np.int32))
     assert metrics.recall(hit, np.empty(0, np.int64), 5).shape == (0,)
-    assert metrics.coverage(none, 7) == 0 and metrics.tail_share(none, np.ones(7, bool)) == 0
+    assert metrics.coverage(none, 7) == 0 and metrics.tail_share(none, np.ones(7, bool)) == (0, 0)
 
 
 def test_coverage_and_tail_share_count_items_and_places():
     lists = np.array([[0, 1, -1], [1, 3, -1]], np.int32)
     assert metrics.coverage(lists, 5) == 3 / 5
-    assert metrics.tail_share(lists, np.array([True, False, False, True, False])) == 2 / 4
+    assert metrics.tail_share(lists, np.array([True, False, False, True, False]))[0] == 2 / 4
 
 
 def test_intra_list_distance_is_one_minus_the_mean_cosine_of_pairs():
