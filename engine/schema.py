@@ -66,7 +66,14 @@ CATALOGUE = pa.schema(
 POPULARITY = pa.schema([("item", pa.int32()), ("weight", pa.float64()), ("people", pa.int64())])
 
 # Consent as the night reads it at one ledger sequence.
-STANDINGS = pa.schema([("user_key", USER_KEY), ("granted", pa.uint64()), ("preference", pa.uint8())])
+STANDINGS = pa.schema(
+    [
+        ("user_key", USER_KEY),  # stable, ascending
+        ("granted", pa.uint64()),
+        ("preference", pa.uint8()),
+        ("erased_at", pa.int64()),  # microseconds since the epoch: nothing up to it counts; 0: never erased
+    ]
+)
 
 # What a team hands to jobs.import_consent. An empty source means all sources.
 GRANTS = pa.schema(

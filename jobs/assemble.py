@@ -10,7 +10,7 @@ import pyarrow as pa
 from engine.schema import CATEGORIES
 from engine.snapshot import About, Lineage, Manifest, SnapshotWriter
 from jobs.embed import load_items
-from jobs.night import Night, moment, table
+from jobs.night import Night, moment, opened_ledger, table
 from jobs.rank import TABLES
 from jobs.shop import fallback_table, item_table, load_shelves
 from jobs.stage import fingerprint, finished
@@ -26,6 +26,8 @@ def assemble(this: Night, part: str, folder: Path, metrics: dict[str, float]) ->
     shelves = load_shelves(this, part)
     _, tower = load_items(this.folder / "embed", part)
     buckets = ingest.facts["buckets"]
+    with opened_ledger(this.settings) as (ledger, _):
+        audit_head = ledger.audit_head(ingest.facts["ledger_sequence"])  # a rerun finds the same, whatever came since
     about = About(
         as_of=moment(ingest.facts["as_of"]),
         lineage=Lineage(
@@ -35,6 +37,7 @@ def assemble(this: Night, part: str, folder: Path, metrics: dict[str, float]) ->
             training_root=ingest.fingerprint[:16],
             key_id=this.keys.rotating.key_id,
             ledger_sequence=ingest.facts["ledger_sequence"],
+            audit_head=audit_head,
         ),
         vocabulary=this.vocabulary.to_json(),
         profiles=tuple({"name": profile.name, "groups": profile.groups} for profile in this.profiles),

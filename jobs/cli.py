@@ -8,55 +8,38 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from engine.errors import BodegaError, SettingsError
+from engine.errors import BodegaError
+from jobs.calls import HERE as _HERE
+from jobs.calls import OUT as _OUT
+from jobs.calls import PORT as _PORT
+from jobs.calls import Address, AsJson, Level, Out, Store, Timeout, Tls
+from jobs.calls import connected as _client
+from jobs.calls import print_message as _print_message
+from jobs.consent_cli import consent
 from jobs.launch import guarded, report
+from jobs.runs_cli import runs
+from jobs.tables import print_table
 
 if TYPE_CHECKING:
-    from bodega.client import Client
-
     from engine.snapshot import Registry
 
 app = typer.Typer(
     help="A shop that knows your usual and keeps it to itself.", no_args_is_help=True, pretty_exceptions_enable=False
 )
-consent = typer.Typer(help="What a person allows.", no_args_is_help=True)
 snapshot = typer.Typer(help="What is published.", no_args_is_help=True)
 app.add_typer(consent, name="consent")
 app.add_typer(snapshot, name="snapshot")
+app.add_typer(runs, name="runs")
 
 
-class Level(StrEnum):
-    """How far a list may go."""
-
-    none = "none"
-    session = "session"
-    purchases = "purchases"
-    full = "full"
-
-
-_PORT = 50051
-Out = Annotated[Path, typer.Option(help="Folder of the deployment, as out=DIR of the jobs.")]
 User = Annotated[str, typer.Argument(help="The user id, as in the logs; '' is a stranger.")]
-Known = Annotated[str, typer.Argument(help="The user id, as in the logs.")]
-Address = Annotated[str, typer.Option(envvar="BODEGA_ADDRESS", help="host:port of the server.")]
-Tls = Annotated[str, typer.Option(envvar="BODEGA_TLS", help="'system', or a PEM file of authorities; '': plain text.")]
-Timeout = Annotated[float, typer.Option(help="Seconds.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Changes = Annotated[list[str], typer.Argument(metavar="PURPOSE[:SOURCE]...", help="Without a source: all of them.")]
-Notice = Annotated[str, typer.Option(help="The version of the text that the person saw.")]
-Actor = Annotated[str, typer.Option(help="person, guardian or operator.")]
 _ANY = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
-_HERE = f"127.0.0.1:{_PORT}"
 _PIPE_WIDTH = 200
-_OUT = Path(".bodega/out")
 
 
 def main() -> None:
@@ -126,7 +109,7 @@ def recommend(
         )
         for place, item in enumerate(reply.items, 1)
     ]
-    _print_table(("", "item", "lane", "reason", "score"), rows)
+    print_table(("", "item", "lane", "reason", "score"), rows)
     made = reply.provenance
     mode = made.Mode.Name(made.mode).removeprefix("MODE_").lower()
     why = f" ({made.reason})" if made.reason else ""
@@ -135,61 +118,13 @@ def recommend(
         print(f"{held.rule} withheld {held.count}{f' ({held.reason})' if held.reason else ''}")
 
 
-@consent.command("get")
-def consent_get(
-    user: Known, address: Address = _HERE, tls: Tls = "", timeout: Timeout = 5.0, as_json: AsJson = False
-) -> None:
-    """What a person allows now; what is not listed is not granted."""
-    from bodega.v1.common_pb2 import Personalization
-
-    with _client(address, tls, timeout) as client:
-        reply = client.get_consent(user)
-    if as_json:
-        _print_message(reply)
-        return
-    _print_table(
-        ("purpose", "source", ""),
-        [(each.purpose, each.source or "every", "granted" if each.granted else "withdrawn") for each in reply.grants],
-    )
-    preference = Personalization.Name(reply.preference).removeprefix("PERSONALIZATION_").lower()
-    print(f"preference: {'none stated' if preference == 'unspecified' else preference}")
-
-
-@consent.command("set")
-def consent_set(
-    user: Known,
-    changes: Changes = [],  # noqa: B006 - typer reads the default, nobody writes to it
-    level: Annotated[Level | None, typer.Option(help="How far lists may go at most.")] = None,
-    notice_version: Notice = "",
-    actor: Actor = "person",
-    address: Address = _HERE,
-    tls: Tls = "",
-    timeout: Timeout = 5.0,
-) -> None:
-    """Grant purposes, such as `profile` or `profile:web`."""
-    if not changes and level is None:
-        raise SettingsError("There is nothing to set.", "Name a purpose, such as profile, or a --level.")
-    _change(user, changes, True, level, notice_version, actor, (address, tls, timeout))
-
-
-@consent.command("withdraw")
-def consent_withdraw(
-    user: Known,
-    changes: Changes = [],  # noqa: B006 - as above
-    notice_version: Notice = "",
-    actor: Actor = "person",
-    address: Address = _HERE,
-    tls: Tls = "",
-    timeout: Timeout = 5.0,
-) -> None:
-    """Withdraw purposes; all of them where none is named."""
-    _change(user, changes, False, None, notice_version, actor, (address, tls, timeout))
+Through = Annotated[str, typer.Option("--address", help="host:port of a server that does it; '': done here, on OUT.")]
 
 
 @snapshot.command("list")
-def snapshot_list(out: Out = _OUT) -> None:
+def snapshot_list(out: Out = _OUT, store: Store = "") -> None:
     """The snapshots here, newest first."""
-    registry = _registry(out)
+    registry = _registry(out, store)
     listed = registry.list()
     current = ""
     try:
@@ -207,20 +142,43 @@ def snapshot_list(out: Out = _OUT) -> None:
         )
         for each in listed
     ]
-    _print_table(("", "snapshot", "written", "users", "items", "MiB"), rows)
+    print_table(("", "snapshot", "written", "users", "items", "MiB"), rows)
 
 
 @snapshot.command("promote")
-def snapshot_promote(snapshot_id: str, out: Out = _OUT) -> None:
-    """Serve a snapshot that is here already."""
-    _registry(out).promote(snapshot_id)
+def snapshot_promote(
+    snapshot_id: str,
+    out: Out = _OUT,
+    store: Store = "",
+    address: Through = "",
+    tls: Tls = "",
+    timeout: Timeout = 600.0,
+) -> None:
+    """Serve a snapshot that is here already; with --address, only if that server can, and at once."""
+    if address:
+        with _client(address, tls, timeout) as operator:
+            operator.promote_snapshot(snapshot_id)
+    else:
+        _registry(out, store).promote(snapshot_id)
     print(f"{snapshot_id} is served now")
 
 
 @snapshot.command("rollback")
-def snapshot_rollback(out: Out = _OUT) -> None:
-    """Serve what was served before."""
-    print(f"{_registry(out).rollback()} is served now")
+def snapshot_rollback(
+    out: Out = _OUT,
+    store: Store = "",
+    reason: Annotated[str, typer.Option(help="For the log and the audit; needed with --address.")] = "",
+    address: Through = "",
+    tls: Tls = "",
+    timeout: Timeout = 600.0,
+) -> None:
+    """Serve what was served before; with --address, only if that server can, and at once."""
+    if address:
+        with _client(address, tls, timeout) as operator:
+            name = operator.rollback_snapshot(reason).snapshot.snapshot_id
+    else:
+        name = _registry(out, store).rollback()
+    print(f"{name} is served now")
 
 
 @app.command()
@@ -250,67 +208,10 @@ def _become(module: str, arguments: list[str]) -> NoReturn:
     os.execv(sys.executable, [sys.executable, "-m", module, *arguments])
 
 
-def _registry(out: Path) -> Registry:
+def _registry(out: Path, store: str) -> Registry:
     from engine.snapshot import Registry
 
-    return Registry(out / "snapshots")
-
-
-@contextmanager
-def _client(address: str, tls: str, timeout: float) -> Iterator[Client]:
-    import grpc
-    from bodega.client import BodegaRpcError, Client
-
-    if tls not in ("", "system") and not Path(tls).is_file():
-        raise SettingsError(f"--tls: there is no file {tls}.", "Name a PEM file, or 'system'.")
-    trust: Any = {"": None, "system": True}.get(tls, tls)
-    try:
-        with Client(address, tls=trust, timeout=timeout) as client:
-            yield client
-    except BodegaRpcError as error:
-        if error.code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED) and not error.remedy:
-            raise BodegaError(
-                f"No answer from {address}: {error.message}.",
-                "Start a server with `bodega serve out=DIR`, or name another with --address.",
-            ) from error
-        raise BodegaError(f"{error.message} ({error.reason})", error.remedy) from error
-
-
-def _change(
-    user: str,
-    changes: list[str],
-    granted: bool,
-    level: Level | None,
-    notice_version: str,
-    actor: str,
-    server: tuple[str, str, float],
-) -> None:
-    from bodega.client import PURPOSES, grant
-
-    pairs = [each.partition(":") for each in changes] or [(each, "", "") for each in (() if granted else PURPOSES)]
-    asked = [grant(purpose, source, granted=granted) for purpose, _, source in pairs]
-    with _client(*server) as client:
-        reply = client.set_consent(
-            user, asked, preference=level.value if level else None, notice_version=notice_version, actor=actor
-        )
-    print(f"recorded as {reply.receipt_id}, change {reply.sequence}; consent token {reply.consent_token}")
-
-
-def _print_message(message: Any) -> None:
-    from google.protobuf.json_format import MessageToJson
-
-    print(MessageToJson(message, preserving_proto_field_name=True))
-
-
-def _print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(*titles)
-    for row in rows:
-        table.add_row(*map(escape, row))
-    Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH).print(table)  # a pipe must not cut ids in two
+    return Registry(store or out / "snapshots")
 
 
 if __name__ == "__main__":

@@ -1,21 +1,17 @@
 """Ray as a thin skin: plain functions over items, on this machine or on a cluster that is already there.
 
 A local Ray listens on loopback alone, asks for a token that only this process and its children hold, and ends with the
-`with` block. A joined one is left running.
+`with` block. A joined one is left running. Where the head of either dies, the block ends with an error within seconds.
 """
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import logging
 import os
-import secrets
-import shutil
 import signal
 import socket
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,20 +19,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from engine.errors import BodegaError, SettingsError
+from jobs import local_ray
+from jobs.head import Head
 from jobs.progress import progress, say
+from jobs.witness import witnessed
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _RETRIES = 3  # of a task whose worker or node was lost
-_LONGEST_FOLDER = 40  # Ray's socket paths add about 65 characters and may not pass 107
-_LOCAL = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a task that asked for no GPU sees none
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # on Linux too it means: listen on loopback alone
-    "RAY_AUTH_MODE": "token",
-    "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # `each` raises the first error; those of its siblings would be noise
-}
 
 
 @dataclass
@@ -145,7 +136,7 @@ def connected(settings: ClusterSettings) -> Iterator[Cluster]:
     """Start a local Ray, or join a running one; a recipe inside another shares the connection.
 
     Raises:
-        SettingsError: Ray is not installed, or there is none at the address.
+        SettingsError: Ray is not installed, or there is none at the address. BodegaError: its head died.
     """
     try:
         import ray
@@ -154,12 +145,25 @@ def connected(settings: ClusterSettings) -> Iterator[Cluster]:
     if ray.is_initialized():
         yield Cluster()
         return
-    folder = _short_folder() if settings.address == "local" else None
-    keep = False
+    with _ray(settings) as head, head.watched():
+        yield Cluster()
+
+
+@contextlib.contextmanager
+def _ray(settings: ClusterSettings) -> Iterator[Head]:
+    import ray
+
+    folder = None
+    if settings.address == "local":
+        for name in local_ray.sweep():
+            say(f"removed {name}, which a killed run left")
+        folder = local_ray.new_folder()
+    keep, head = False, None
     try:
         with _handlers_kept():
-            _init(settings, folder)
-        yield Cluster()
+            head = _init(settings, folder)
+        with witnessed(local_ray.home() if folder else None, _importable()):
+            yield head
     except BodegaError:
         raise
     except Exception:
@@ -167,14 +171,19 @@ def connected(settings: ClusterSettings) -> Iterator[Cluster]:
         raise
     finally:
         with _handlers_kept():
-            ray.shutdown()
-        if folder is not None and keep:
-            say(f"Ray's own logs are kept in {folder}")
-        elif folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+            if head is not None and head.lost:
+                if folder is not None:
+                    local_ray.end_ours()
+                head.leave(ray.shutdown)
+            else:
+                ray.shutdown()
+        if folder is not None:
+            if keep and (kept := local_ray.keep_logs(folder)):
+                say(f"Ray's own logs are kept in {kept}")
+            local_ray.end_ours()
 
 
-def _init(settings: ClusterSettings, folder: Path | None) -> None:
+def _init(settings: ClusterSettings, folder: Path | None) -> Head:
     import ray
 
     logging.getLogger("ray").setLevel(logging.ERROR)
@@ -183,17 +192,18 @@ def _init(settings: ClusterSettings, folder: Path | None) -> None:
         if folder is None:
             _knock(settings.address)
             ray.init(address=settings.address, runtime_env={"env_vars": _threads(1)}, **common)
-            return
-        _guard()
-        with _environment(_threads(1) | {"PYTHONPATH": _importable()}):
+            return Head.joined(ray.get_runtime_context().gcs_address)
+        local_ray.guard()
+        with _environment(_threads(1) | local_ray.mark() | {"PYTHONPATH": _importable()}):
             ray.init(
                 address="local",
                 num_cpus=settings.cpus or None,
                 object_store_memory=settings.object_store_mb * 2**20,
                 include_dashboard=False,
-                _temp_dir=str(folder / "r"),  # Ray opens this one to everybody; the folder around it stays ours
+                _temp_dir=str(folder),  # Ray opens this one to everybody; the folder around it stays ours
                 **common,
             )
+        return Head.local()
     except (OSError, ValueError, RuntimeError) as error:
         raise SettingsError(
             f"Ray cannot be {'started' if folder else 'joined'} at '{settings.address}': {error}",
@@ -275,37 +285,3 @@ def _handlers_kept() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _short_folder() -> Path:
-    base = tempfile.gettempdir()
-    return Path(tempfile.mkdtemp(prefix="bodega-ray-", dir=base if len(base) <= _LONGEST_FOLDER else "/tmp"))
-
-
-_token: Path | None = None
-
-
-def _token_path() -> Path:
-    """A token of this process. It outlives the connection: Ray's threads may still read it while they stop."""
-    global _token
-    if _token is None:
-        folder = Path(tempfile.mkdtemp(prefix="bodega-token-"))
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
-        _token = folder / "token"
-        handle = os.open(_token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "w") as file:
-            file.write(secrets.token_hex(32))
-    return _token
-
-
-def _guard() -> None:
-    """Have the next local Ray keep to loopback and ask for our token, even if Ray was imported before."""
-    from ray._private import ray_constants
-    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
-
-    os.environ.update(_LOCAL)
-    os.environ.pop("RAY_AUTH_TOKEN", None)
-    os.environ["RAY_AUTH_TOKEN_PATH"] = str(_token_path())
-    ray_constants.ENABLE_RAY_CLUSTER = False
-    Config.initialize("")
-    AuthenticationTokenLoader.instance().reset_cache()

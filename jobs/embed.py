@@ -58,6 +58,8 @@ def embed(this: Night, cluster: Cluster) -> StageManifest:
 
 
 def _items(name: str, work: Stage, run: Path, settings: Settings) -> None:
+    if not work.shards_left([name]):
+        return  # done by a worker that was lost right after
     part = name.removeprefix("items-")
     device = device_here()
     facts = finished(run, "ingest").facts
@@ -76,6 +78,8 @@ def _items(name: str, work: Stage, run: Path, settings: Settings) -> None:
 
 
 def _people(name: str, work: Stage, run: Path, settings: Settings, moments: dict[str, int]) -> None:
+    if not work.shards_left([name]):
+        return  # done by a worker that was lost right after
     part, bucket = name.split("-", 1)
     device = device_here()
     activity = table(run / "ingest" / f"activity-{bucket}.arrow")
@@ -112,6 +116,8 @@ def _people(name: str, work: Stage, run: Path, settings: Settings, moments: dict
 
 
 def _shop(name: str, work: Stage, run: Path, settings: Settings, items: int, buckets: list[str]) -> None:
+    if not work.shards_left([name]):
+        return  # done by a worker that was lost right after
     part = name.removeprefix("shop-")
     facts = work.shard_facts()
     codes, people = np.empty(0, np.int64), np.empty(0, np.float64)

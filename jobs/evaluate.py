@@ -26,12 +26,12 @@ from engine.two_tower.histories import Histories
 from jobs.assemble import assemble
 from jobs.cluster import Cluster
 from jobs.launch import recipe
-from jobs.night import HOLDOUT, Night, night, table
+from jobs.night import HOLDOUT, Night, night, table, write_table
 from jobs.progress import say
 from jobs.served import served
 from jobs.settings import Settings
 from jobs.shop import Shelves, load_shelves
-from jobs.stage import StageManifest, fingerprint, finished, stage
+from jobs.stage import Stage, StageManifest, fingerprint, finished, stage
 
 LENGTH = 20
 KINDS = ("all", "new")  # every want, or only those of items that the person had not wanted before
@@ -51,11 +51,14 @@ def evaluate(this: Night, cluster: Cluster) -> StageManifest:
         surface_chain(settings)  # an unknown rule is refused here, not in a task
         folder = work.folder / "snapshot"
         shutil.rmtree(folder, ignore_errors=True)
-        assemble(this, HOLDOUT, folder, {})
         shelves = load_shelves(this, HOLDOUT)
-        shared = cluster.share(shelves)
-        parts = cluster.each(_bucket, facts["buckets"], this, shared, folder, facts["cut"], label="evaluate")
-        shutil.rmtree(folder)
+        left = work.shards_left(facts["buckets"])
+        if left:
+            assemble(this, HOLDOUT, folder, {})
+            shared = cluster.share(shelves)
+            cluster.each(_judge, left, work, this, shared, folder, facts["cut"], label="evaluate")
+            shutil.rmtree(folder)
+        parts = [_judged(work.folder, bucket) for bucket in facts["buckets"]]
         figures = _means([part for part, _ in parts])
         lists = np.concatenate([given for _, given in parts])
         if len(lists):  # a figure of nobody would be compared with tomorrow's
@@ -82,6 +85,26 @@ def protocol(settings: Settings) -> str:
     data = settings.data
     wanted = [settings.train.wanted, data.events, data.weights, data.gift_weight]
     return fingerprint(settings.evaluate, wanted, settings.tail_share, LENGTH)[:16]
+
+
+def _judge(bucket: str, work: Stage, this: Night, shelves: Shelves, snapshot_folder: Path, cut: int) -> None:
+    if not work.shards_left([bucket]):
+        return  # done by a worker that was lost right after
+    figures, given = _bucket(bucket, this, shelves, snapshot_folder, cut)
+    values = pa.array(list(figures.values()), pa.list_(pa.float64()))
+    lists = pa.FixedSizeListArray.from_arrays(pa.array(given.ravel()), LENGTH)
+    files = [
+        write_table(work.folder / f"figures-{bucket}.arrow", pa.table({"figure": list(figures), "values": values})),
+        write_table(work.folder / f"lists-{bucket}.arrow", pa.table({"items": lists})),
+    ]
+    work.shard_done(bucket, files, {"people": len(given)})
+
+
+def _judged(folder: Path, bucket: str) -> tuple[Figures, NDArray[np.int32]]:
+    rows = table(folder / f"figures-{bucket}.arrow")
+    lists = table(folder / f"lists-{bucket}.arrow")["items"].combine_chunks()
+    figures = dict(zip(rows["figure"].to_pylist(), rows["values"].to_pylist(), strict=True))
+    return figures, lists.flatten().to_numpy().reshape(-1, LENGTH)
 
 
 def _bucket(

@@ -51,8 +51,9 @@ def ingest(this: Night, cluster: Cluster) -> StageManifest:
             return finished(this.folder, "ingest")
         standings = side.submit(this.standings)  # a large ledger takes a while
         catalogue, dropped = read_catalogue(data)
-        write_table(work.folder / "catalogue.arrow", catalogue)
-        work.shard_done("catalogue", ["catalogue.arrow"], {"items": catalogue.num_rows})
+        if work.shards_left(["catalogue"]):
+            write_table(work.folder / "catalogue.arrow", catalogue)
+            work.shard_done("catalogue", ["catalogue.arrow"], {"items": catalogue.num_rows})
         if work.shards_left(["clock"]):  # a rerun after a crash goes by the same clock
             work.shard_done("clock", [], {"now": time.time_ns() // 1000})
         now = work.shard_facts()["clock"]["now"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-import hashlib
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -18,15 +18,18 @@ from engine.activity.files import Digests, LogFile, locate, log_files
 from engine.consent import Ledger, Profile, Vocabulary, parse_profiles
 from engine.errors import SettingsError
 from engine.identity import UserKeys
+from jobs import record
 from jobs.cluster import Cluster, connected
+from jobs.code import libraries, our_code, plugins
+from jobs.lock import run_lock
 from jobs.progress import say
 from jobs.settings import Settings
-from jobs.stage import fingerprint, finished, run_lock
+from jobs.stage import fingerprint, finished
 
 HOLDOUT, FULL = "holdout", "full"
 PARTS = (HOLDOUT, FULL)
 # What changes where the work is done, but not its outcome.
-_OUTSIDE_THE_RUN = ("out", "run", "store", "cluster", "force", "file", "shop")
+_OUTSIDE_THE_RUN = ("out", "run", "store", "cluster", "force", "dry_run", "gates", "file", "shop")
 
 
 @dataclass
@@ -38,10 +41,16 @@ class Night:
     inputs: dict[str, str]  # digest by file, and the ledger's state
     ledger_sequence: int
     began: float
+    plugins: str = ""  # version and digest of each plugin of a team that the settings name
 
     def after(self, *stages: str) -> dict[str, str]:
-        """Inputs of a stage: what it builds on, and the code that works."""
-        return {name: finished(self.folder, name).fingerprint for name in stages} | {"code": self.inputs["code"]}
+        """Inputs of a stage: what it builds on, and the code that works.
+
+        A team's plugins count for each of these stages, whichever uses them: their files may be shared, and a stage that is
+        done again for nothing costs less than one that is wrongly believed. Ingest knows none.
+        """
+        works = {name: self.inputs[name] for name in ("code", "libraries")} | {"plugins": self.plugins}
+        return {name: finished(self.folder, name).fingerprint for name in stages} | works
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
@@ -104,16 +113,19 @@ def night(settings: Settings) -> Iterator[tuple[Night, Cluster]]:
     (out / "runs").mkdir(parents=True, exist_ok=True)
     with opened_ledger(settings) as (ledger, keys):
         sequence, version = ledger.sequence(), ledger.vocabulary.version
-    inputs = digests(settings) | {
+    files = digests(settings)
+    inputs = files | {
         "ledger": str(sequence),
         "keys": f"{keys.stable.key_id} {keys.rotating.key_id}",
         "vocabulary": version,
-        "code": _code(),
+        "code": our_code(),
+        "libraries": libraries(),
     }
-    made = Night(settings, out, inputs, sequence, began)
+    made = Night(settings, out, inputs, sequence, began, plugins(settings))
     made.folder = out / "runs" / (settings.run or f"night-{fingerprint(inputs, made.config)[:12]}")
     with run_lock(made.folder), connected(settings.cluster) as cluster:
-        say(f"run {made.folder.name}: {len(inputs) - 4} input files, ledger at {sequence}")
+        record.keep(made.folder, settings, inputs | {"plugins": made.plugins})
+        say(f"run {made.folder.name}: {len(files)} input files, ledger at {sequence}")
         yield made, cluster
 
 
@@ -134,20 +146,16 @@ def table(path: Path) -> pa.Table:
 
 
 def write_table(path: Path, rows: pa.Table) -> Path:
-    """Write an Arrow file of a stage, uncompressed, so that it can be mapped."""
+    """Write an Arrow file of a stage, uncompressed, so that it can be mapped.
+
+    Whole or not at all: a task that was taken for lost may be writing the same one.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, rows.schema) as writer:
+    waiting = path.with_name(f".{path.name}.{os.getpid()}")
+    with pa.OSFile(str(waiting), "wb") as sink, pa.ipc.new_file(sink, rows.schema) as writer:
         writer.write_table(rows)
+    waiting.replace(path)
     return path
-
-
-def _code() -> str:
-    """Names the code that works: what an older one left is not taken for this one's."""
-    root = Path(__file__).resolve().parents[1]
-    sources = sorted(path for room in ("engine", "jobs") for path in (root / room).rglob("*.py"))
-    return fingerprint(
-        {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in sources}
-    )[:16]
 
 
 def digests(settings: Settings) -> dict[str, str]:

@@ -16,17 +16,18 @@ from pathlib import Path
 from engine.activity.parts import PartStore
 from engine.errors import GateBlocked, NoSnapshot, RunLocked
 from engine.evaluation.gates import Verdict, broken
-from engine.snapshot import Manifest, Registry
+from engine.snapshot import Manifest, Registry, read_manifest
 from jobs.assemble import assemble
 from jobs.cluster import Cluster
 from jobs.force import actor, check_reason, record, sealed
 from jobs.gate_report import brief, gate_table
 from jobs.launch import recipe
+from jobs.lock import run_lock
 from jobs.night import FULL, Night, night
 from jobs.night_figures import night_figures
 from jobs.progress import say
 from jobs.settings import Settings
-from jobs.stage import StageManifest, finished, run_lock, stage
+from jobs.stage import StageManifest, finished, stage
 
 __all__ = ["main", "publish"]
 TABLE = "gates.txt"
@@ -51,7 +52,7 @@ def publish(this: Night, cluster: Cluster) -> StageManifest:
             say(f"publish: {snapshot} is there already" + ("" if now == snapshot else f"; {now} serves"))
             return finished(this.folder, "publish")
         with _assembled(this, registry) as staged:
-            figures = night_figures(this, staged, serving)
+            figures = night_figures(this, staged, _yesterday(registry, staged))
             (work.folder / TABLE).write_text(gate_table(figures.verdicts))
             wrong = _say(figures.verdicts, reason)
             who = actor() if wrong else ""
@@ -75,7 +76,7 @@ def look(this: Night) -> None:
     """
     registry = Registry(this.settings.store.snapshots)
     with _assembled(this, registry) as staged:
-        figures = night_figures(this, staged, _serving(registry))
+        figures = night_figures(this, staged, _yesterday(registry, staged))
         say(gate_table(figures.verdicts))
         _say(figures.verdicts, check_reason(this.settings.force))
 
@@ -109,6 +110,19 @@ def _say(verdicts: list[Verdict], reason: str) -> list[str]:
 def _serving(registry: Registry) -> Manifest | None:
     try:
         return registry.manifest(registry.current())
+    except NoSnapshot:
+        return None
+
+
+def _yesterday(registry: Registry, staged: Path) -> Manifest | None:
+    """The newest that was served and is not this very night: what a kill cut off after the pointer had moved must, run
+    again, be judged as it was the first time.
+    """
+    tonight = read_manifest(staged)
+    ours = (tonight.lineage.run, tonight.files)
+    try:
+        served = (registry.manifest(name) for name in registry.history())
+        return next((each for each in served if (each.lineage.run, each.files) != ours), None)
     except NoSnapshot:
         return None
 

@@ -55,6 +55,8 @@ def rank(this: Night, cluster: Cluster) -> StageManifest:
 
 
 def _rank_bucket(name: str, work: Stage, this: Night, shelves: Shelves, moment: int) -> None:
+    if not work.shards_left([name]):
+        return  # done by a worker that was lost right after
     part, bucket = name.split("-", 1)
     settings = this.settings
     activity = table(this.folder / "ingest" / f"activity-{bucket}.arrow")

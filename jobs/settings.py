@@ -30,6 +30,7 @@ class StoreSettings:
     make_keys: bool = False  # make missing ones with a new ledger; for one machine and a first run
     parts: str = "${out}/activity"  # what partitions of the log came to, reused night after night
     keep: int = 3  # snapshots and nights, beside the one that serves and the one before it
+    cache: str = "${out}/cache"  # where a snapshot is staged that goes to an object store
 
 
 @dataclass
@@ -83,7 +84,7 @@ class Settings:
     popularity_days: float = 30.0  # after which a want counts half for popularity
     tail_share: float = 0.2  # items that together have this share of the wants are the tail
     force: str = ""  # a reason to publish past a gate
-    dry_run: bool = False  # of ingest: read, check and report, and write nothing
+    dry_run: bool = False  # of ingest and publish: look, report, and write nothing
     file: str = ""  # of grants, for import_consent
     data: DataSettings = field(default_factory=DataSettings)
     towers: TowerSettings = field(default_factory=TowerSettings)

@@ -1,9 +1,10 @@
 """What a stage of a run has finished, so that a rerun skips what is whole and a crash leaves nothing half-read.
 
 RUN/<stage>/_begun.json         what the stage was started with
+RUN/<stage>/_asked.json         which shards it is made of, as far as it is known
 RUN/<stage>/_shards/<name>.json a shard that is done: size and SHA-256 of each of its files
 RUN/<stage>/_stage.json         written last: the stage is whole
-RUN/.lock                       who works on the run
+RUN/.lock                       who works on the run; see jobs/lock.py
 """
 
 from __future__ import annotations
@@ -12,25 +13,35 @@ import contextlib
 import dataclasses
 import datetime
 import enum
-import fcntl
 import hashlib
 import json
 import os
 import re
 import shutil
-import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
 
-from engine.errors import DataError, RunLocked
+from engine.errors import DataError
+from jobs.lock import run_lock
 
 FORMAT = 1
-_BEGUN, _SHARDS, _WHOLE = "_begun.json", "_shards", "_stage.json"
+_BEGUN, _ASKED, _SHARDS, _WHOLE = "_begun.json", "_asked.json", "_shards", "_stage.json"
+__all__ = [
+    "Stage",
+    "StageFile",
+    "StageManifest",
+    "fingerprint",
+    "finished",
+    "plain",
+    "read_json",
+    "run_lock",
+    "stage",
+    "write_json",
+]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=-]*")
-_held: dict[Path, int] = {}  # locks of this process, with how many nested users each has
 
 
 @dataclass(frozen=True)
@@ -66,7 +77,7 @@ def fingerprint(*parts: Any) -> str:
     Raises:
         TypeError: a part holds something that has no JSON form.
     """
-    text = json.dumps([_plain(part) for part in parts], sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    text = json.dumps([plain(part) for part in parts], sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -101,9 +112,11 @@ class Stage:
     def shards_left(self, names: Iterable[str]) -> list[str]:
         """The shards without a valid marker, in order; none where the stage is whole."""
         names = list(names)
-        self._asked |= set(names)
         if self.whole:
             return []
+        if not self._asked.issuperset(names):
+            self._asked |= set(names)
+            write_json(self.folder / _ASKED, {"shards": sorted(self._asked)})
         return [name for name in names if _read_shard(self.folder, name) is None]
 
     def shard_done(self, name: str, files: Sequence[str | Path], facts: Mapping[str, Any] | None = None) -> None:
@@ -113,15 +126,24 @@ class Stage:
             name: of the shard: letters, digits and . _ = - only.
             files: what it consists of, inside the stage's folder.
             facts: what can be said in JSON about it, such as the number of rows.
+
+        Raises:
+            DataError: the stage was begun anew in the meantime, with other inputs or another config.
         """
+        # A task may outlive its driver for a moment; what it made must not pass for a part of the next one's work.
+        if read_json(self.folder / _BEGUN) != _begun(self.inputs, self.config):
+            raise DataError(
+                f"The stage '{self.name}' was begun anew while its shard '{name}' was made.",
+                "Run the same command again.",
+            )
         listed: dict[str, Any] = {}
         for file in files:
             path = self.folder / file
             listed[path.relative_to(self.folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": _sealed(path)}
         for parent in {(self.folder / file).parent for file in files}:
             _sync_folder(parent)
-        marker = {"files": listed, "facts": _plain(dict(facts or {}))}
-        _write_json(_marker(self.folder, name), marker)
+        marker = {"files": listed, "facts": plain(dict(facts or {}))}
+        write_json(_marker(self.folder, name), marker)
 
     def shard_facts(self) -> dict[str, dict[str, Any]]:
         """Facts of the shards that are done, by name."""
@@ -142,6 +164,7 @@ class Stage:
                 f"The stage '{self.name}' has {len(missing)} shards that are not done, the first '{missing[0]}'.",
                 f"Run `python -m jobs.{self.name}` again: finished shards are kept.",
             )
+        _sweep(self.folder)
         content = {
             "format": FORMAT,
             "stage": self.name,
@@ -149,10 +172,10 @@ class Stage:
             "config": self.config,
             "files": {path: about for marker in shards.values() for path, about in marker["files"].items()},
             "shards": {name: marker["facts"] for name, marker in shards.items()},
-            "facts": _plain(dict(facts or {})),
+            "facts": plain(dict(facts or {})),
             "seconds": round(time.time() - self.began, 3),
         }
-        _write_json(self.folder / _WHOLE, content)
+        write_json(self.folder / _WHOLE, content)
         self.whole = True
         return finished(self.folder.parent, self.name)
 
@@ -171,75 +194,36 @@ def stage(run: Path, name: str, inputs: Mapping[str, str], config: Mapping[str, 
         The stage; where its `whole` is true the body has nothing to do.
     """
     folder = run / name
-    begun = {"format": FORMAT, "inputs": dict(sorted(inputs.items())), "config": fingerprint(config)}
-    if _read_json(folder / _BEGUN) != begun:
+    begun = _begun(inputs, fingerprint(config))
+    if read_json(folder / _BEGUN) != begun:
         _empty(folder)
         (folder / _SHARDS).mkdir(parents=True, exist_ok=True)
-        _write_json(folder / _BEGUN, begun)
+        write_json(folder / _BEGUN, begun)
         _sync_folder(run)
     manifest = _read_whole(folder, name)
     whole = manifest is not None and not _broken(folder, manifest.files)
     if not whole:
         (folder / _WHOLE).unlink(missing_ok=True)
+        _sweep(folder)
     yield Stage(folder, name, dict(inputs), fingerprint(config), whole)
 
 
-@contextlib.contextmanager
-def run_lock(run: Path) -> Iterator[None]:
-    """Hold a run for this process while the body runs; the kernel lets go of it when the process dies.
-
-    Nested uses within one process share the lock, so that a recipe may call another.
-
-    Raises:
-        RunLocked: another process holds it; names the process and since when.
-    """
-    run.mkdir(parents=True, exist_ok=True)
-    path = (run / ".lock").resolve()
-    if _held.get(path):
-        _held[path] += 1
-        try:
-            yield
-        finally:
-            _held[path] -= 1
-        return
-    with path.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise _locked_by(run, path) from None
-        holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": _now()}
-        file.truncate(0)
-        file.write(json.dumps(holder))
-        file.flush()
-        _held[path] = 1
-        try:
-            yield
-        finally:
-            del _held[path]
+def _begun(inputs: Mapping[str, str], config: str) -> dict[str, Any]:
+    return {"format": FORMAT, "inputs": dict(sorted(inputs.items())), "config": config}
 
 
-def _locked_by(run: Path, path: Path) -> RunLocked:
-    holder = _read_json(path) or {}  # it may not have written its name yet
-    who = f"process {holder.get('pid', '?')} on {holder.get('host', '?')} since {holder.get('since', '?')}"
-    return RunLocked(f"The run {run} is being worked on by {who}.", "Wait until it has ended, or choose another run.")
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-
-
-def _plain(part: Any) -> Any:
+def plain(part: Any) -> Any:
     """A JSON-able twin of a value; dataclasses, paths, enums, times, bytes, sets and NumPy scalars are understood."""
     if dataclasses.is_dataclass(part) and not isinstance(part, type):
-        return {each.name: _plain(getattr(part, each.name)) for each in dataclasses.fields(part)}
+        return {each.name: plain(getattr(part, each.name)) for each in dataclasses.fields(part)}
     if isinstance(part, Mapping):
-        return {str(_plain(key)): _plain(value) for key, value in part.items()}
+        return {str(plain(key)): plain(value) for key, value in part.items()}
     if isinstance(part, (set, frozenset)):
-        return sorted((_plain(each) for each in part), key=lambda each: json.dumps(each, sort_keys=True))
+        return sorted((plain(each) for each in part), key=lambda each: json.dumps(each, sort_keys=True))
     if isinstance(part, (list, tuple)):
-        return [_plain(each) for each in part]
+        return [plain(each) for each in part]
     special: Sequence[tuple[type, Callable[[Any], Any]]] = (
-        (enum.Enum, lambda each: _plain(each.value)),
+        (enum.Enum, lambda each: plain(each.value)),
         (PurePath, str),
         (datetime.date, lambda each: each.isoformat()),
         (bytes, lambda each: each.hex()),
@@ -261,7 +245,7 @@ def _marker(folder: Path, name: str) -> Path:
 
 
 def _read_shard(folder: Path, name: str) -> dict[str, Any] | None:
-    marker = _read_json(_marker(folder, name))
+    marker = read_json(_marker(folder, name))
     if marker is None or _broken(folder, {path: StageFile(**about) for path, about in marker["files"].items()}):
         return None
     return marker
@@ -274,7 +258,7 @@ def _read_shards(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def _read_whole(folder: Path, name: str) -> StageManifest | None:
-    content = _read_json(folder / _WHOLE)
+    content = read_json(folder / _WHOLE)
     if content is None or content.get("format") != FORMAT:
         return None
     files = {path: StageFile(**about) for path, about in content["files"].items()}
@@ -303,6 +287,13 @@ def _empty(folder: Path) -> None:
         shutil.rmtree(folder)
 
 
+def _sweep(folder: Path) -> None:
+    """Remove what killed writers left: files are written under a hidden name, and renamed."""
+    for path in folder.rglob(".*"):
+        if path.is_file():
+            path.unlink(missing_ok=True)
+
+
 def _sealed(path: Path) -> str:
     """Push a file to the disk and return its SHA-256."""
     with path.open("rb") as file:
@@ -310,7 +301,8 @@ def _sealed(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
+def read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON object; None where there is none that can be read."""
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError):
@@ -318,7 +310,8 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else None
 
 
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON object, durably, whole or not at all."""
     waiting = path.with_name(f".{path.name}.{os.getpid()}")
     with waiting.open("w") as file:
         json.dump(content, file, sort_keys=True)

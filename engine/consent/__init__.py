@@ -1,6 +1,8 @@
-"""Who allows what: the vocabulary of purposes and sources, the ledger of changes, fallback profiles, consent tokens."""
+"""Who allows what: the vocabulary, the ledger of changes and erasures with its audit log, fallback profiles, tokens."""
 
-from engine.consent.changes import Change, Imported, Recorded, RecordedChange, Standing
+from engine.consent.audit import AuditCheck, AuditRow
+from engine.consent.changes import Change, Erasure, Imported, Recorded, RecordedChange, Standing
+from engine.consent.erasure import MODEL_BOUND
 from engine.consent.imports import KEYED_GRANTS
 from engine.consent.ledger import Ledger
 from engine.consent.profiles import FULL, Profile, parse_profiles
@@ -8,6 +10,7 @@ from engine.consent.tokens import consent_token, sequence_of
 from engine.consent.vocabulary import PROFILE, PURPOSES, SENSITIVE, Level, Vocabulary
 
 __all__ = [
-    "FULL", "KEYED_GRANTS", "PROFILE", "PURPOSES", "SENSITIVE", "Change", "Imported", "Ledger", "Level", "Profile",
-    "Recorded", "RecordedChange", "Standing", "Vocabulary", "consent_token", "parse_profiles", "sequence_of",
+    "FULL", "KEYED_GRANTS", "MODEL_BOUND", "PROFILE", "PURPOSES", "SENSITIVE", "AuditCheck", "AuditRow", "Change", "Erasure",
+    "Imported", "Ledger", "Level", "Profile", "Recorded", "RecordedChange", "Standing", "Vocabulary", "consent_token",
+    "parse_profiles", "sequence_of",
 ]  # fmt: skip

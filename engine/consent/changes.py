@@ -58,7 +58,9 @@ class Standing:
     """What one person allows now.
 
     `granted` is the mask under the ledger's vocabulary; `grants` has what is granted by name, sorted; `preference` is 0
-    when unset; `sequence` is that of the person's last change.
+    when unset; `sequence` is that of the person's last change, erasures included; `known` says whether they decided anything
+    since the last of these. `erased_at` and `erasure` are that one's time, in microseconds since the epoch, and its sequence;
+    0 where there was none.
     """
 
     granted: int
@@ -66,9 +68,20 @@ class Standing:
     preference: int
     sequence: int
     known: bool
+    erased_at: int = 0
+    erasure: int = 0
 
 
 STRANGER = Standing(0, (), 0, 0, False)
+
+
+@dataclass(frozen=True, slots=True)
+class Erasure:
+    """The receipt of an erasure: nothing of the person up to its time is used again, wherever it still lies."""
+
+    receipt_id: str
+    erased_at: datetime
+    sequence: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,8 +161,8 @@ def recorded_change(row: Any) -> RecordedChange:
         request_id=row.request_id or "",
         receipt_id=row.receipt_id or "",
         imported=row.imported,
-        recorded_at=_moment(row.recorded_at),
-        occurred_at=None if row.occurred_at is None else _moment(row.occurred_at),
+        recorded_at=moment(row.recorded_at),
+        occurred_at=None if row.occurred_at is None else moment(row.occurred_at),
     )
 
 
@@ -158,5 +171,6 @@ def micros(time: datetime) -> int:
     return (time - _EPOCH) // _MICROSECOND
 
 
-def _moment(since: int) -> datetime:
+def moment(since: int) -> datetime:
+    """The time, in UTC, that lies so many microseconds after the epoch."""
     return _EPOCH + since * _MICROSECOND

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby, islice
@@ -12,8 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from sqlalchemy import Connection, delete, func, insert, or_, select
 
+from engine.consent import audit
 from engine.consent.changes import advance, effect_of
-from engine.consent.tables import CHANGES, CURRENT, PUT_CURRENT, STAGED, insert_many, stream
+from engine.consent.tables import CHANGES, CURRENT, CURRENT_STATE, PUT_CURRENT, STAGED, insert_many, stream
 from engine.consent.vocabulary import Vocabulary
 from engine.errors import ConsentError
 from engine.schema import GRANTS, USER_KEY
@@ -80,36 +82,35 @@ def checked_grants(table: pa.Table, vocabulary: Vocabulary, now: int) -> pa.Tabl
     return table.select(KEYED_GRANTS.names).take(indices)
 
 
-def import_rows(
-    connection: Connection, table: pa.Table, vocabulary: Vocabulary, head: int, now: int
-) -> tuple[int, int]:
-    """Record checked grants, one sequence a person.
+def import_rows(connection: Connection, table: pa.Table, vocabulary: Vocabulary, now: int) -> tuple[int, int]:
+    """Record checked grants, one sequence a person, and one row of the audit log for all.
 
-    Two kinds of rows are left out: those imported before, whatever has happened since; and grants that are no younger
-    than a recorded withdrawal of the same.
+    Three kinds of rows are left out: those imported before, whatever has happened since; grants that are no younger than a
+    recorded withdrawal of the same; and what was said before the person was erased.
 
     Args:
         connection: in a writing transaction.
         table: from `checked_grants`.
         vocabulary: gives the sources that a grant for all of them extends to.
-        head: the ledger's sequence; the first person gets the next.
         now: microseconds since the epoch.
 
     Returns:
         People with something new, and rows recorded.
     """
+    head = audit.locked_head(connection)
     STAGED.create(connection, checkfirst=True)
     people = changes = 0
+    brought = hashlib.sha256()
     for batch in _batches(table):
-        past = _past_of(connection, list(batch)) if head else {}
+        past = _past_of(connection, list(batch)) if head.sequence else {}
         lines: list[tuple[Any, ...]] = []
         current: list[tuple[Any, ...]] = []
         for key, rows in batch.items():
             before = past.get(key, _NOTHING)
             effects: list[str] = []
-            sequence = head + people + 1
+            sequence = head.sequence + people + 1
             for content in rows:
-                sources = before.admits(content, vocabulary.sources)
+                sources = before.admits(content, vocabulary.sources, bool(before.state or effects))
                 if sources is None:
                     continue
                 purpose, source, granted, notice_version, actor, when = content
@@ -125,9 +126,14 @@ def import_rows(
                 people += 1
                 current.append((key, advance(before.state, tuple(effects)), before.preference, sequence))
         insert_many(connection, insert(CHANGES), _LINE, lines)
-        insert_many(connection, PUT_CURRENT, CURRENT.c.keys(), current)
+        insert_many(connection, PUT_CURRENT, CURRENT_STATE, current)
+        for line in lines:
+            brought.update(repr(line).encode())
         changes += len(lines)
     STAGED.drop(connection)
+    if people:
+        detail = {"people": people, "changes": changes, "sha256": brought.hexdigest()}
+        audit.append(connection, head, now, "operator", "consent_imported", detail, head.sequence + people)
     return people, changes
 
 
@@ -137,13 +143,20 @@ class _Past:
 
     state: str = ""
     preference: int = 0
+    erased_at: int = _LONG_AGO  # later than which a row must be
     contents: set[Content] = field(default_factory=set)  # imported before
     withdrawn: dict[tuple[str, str], int] = field(default_factory=dict)  # last time, by purpose and source
 
-    def admits(self, content: Content, every: Sequence[str]) -> Sequence[str] | None:
-        """The sources on which a row has its say; None if it has none."""
+    def admits(self, content: Content, every: Sequence[str], holds: bool) -> Sequence[str] | None:
+        """The sources on which a row has its say; None if it has none.
+
+        Args:
+            holds: whether the person may hold any grant at this point.
+        """
         purpose, source, granted, _, _, when = content
         sources = (source,) if source else every
+        if self.erased_at != _LONG_AGO and when <= self.erased_at and (granted or when != _LONG_AGO or not holds):
+            return None  # a withdrawal without a time counts as now, where there is something to withdraw
         if not self.contents and not self.withdrawn:
             return sources
         if content in self.contents:
@@ -178,9 +191,9 @@ def _past_of(connection: Connection, keys: list[bytes]) -> dict[bytes, _Past]:
     insert_many(connection, insert(STAGED), ("user_key",), [(key,) for key in keys])
     past: dict[bytes, _Past] = {}
     known = CURRENT.join(STAGED, CURRENT.c.user_key == STAGED.c.user_key)
-    columns = (CURRENT.c.user_key, CURRENT.c.granted, CURRENT.c.preference)
+    columns = (CURRENT.c.user_key, CURRENT.c.granted, CURRENT.c.preference, CURRENT.c.erased_at)
     for rows in stream(connection, select(*columns).select_from(known)):
-        past.update((key, _Past(state, preference)) for key, state, preference in rows)
+        past.update((key, _Past(state, preference, erased or _LONG_AGO)) for key, state, preference, erased in rows)
     history = CHANGES.join(STAGED, CHANGES.c.user_key == STAGED.c.user_key)
     statement = (
         select(

@@ -5,35 +5,32 @@ Writers go one after the other and move the projection in the transaction that a
 
 from __future__ import annotations
 
-import hashlib
-import json
 import threading
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import lru_cache
 from typing import Any
 
 import pyarrow as pa
-from sqlalchemy import Connection, Engine, bindparam, insert, select, update
+from sqlalchemy import Connection, Engine, select, update
 
-from engine.consent import imports, replay
+from engine.consent import audit, imports, replay
+from engine.consent.audit import AuditCheck, AuditRow
 from engine.consent.changes import (
-    STRANGER,
     Change,
+    Erasure,
     Imported,
     Recorded,
     RecordedChange,
     Standing,
-    advance,
-    effect_of,
-    grants_in,
-    in_force_order,
     micros,
     recorded_change,
 )
-from engine.consent.tables import CHANGES, CURRENT, LEDGER, PUT_CURRENT, driver_text, open_engine, told, unavailable
+from engine.consent.erasure import erase_person
+from engine.consent.lookup import LookUp
+from engine.consent.opening import open_engine
+from engine.consent.recording import lines_of, record_lines
+from engine.consent.tables import CHANGES, LEDGER, told
 from engine.consent.vocabulary import Level, Vocabulary
 from engine.errors import ConsentError, LedgerUnavailable
 from engine.identity import KEY_BYTES
@@ -49,14 +46,7 @@ class Ledger:
         self._writer = engine.execution_options(writes=True)
         self._writing = threading.Lock()  # threads queue here, where waiting is fair, and not at the file's lock
         self._failures: type[BaseException] = engine.dialect.loaded_dbapi.Error
-        self._closed = False
-        # One look-up a request: Core and the pool would cost several times the query itself. A reader is taken from
-        # here and put back, so that there are as many as have ever read at once.
-        self._readers: deque[tuple[Any, Any]] = deque()
-        look_up = select(CURRENT.c.granted, CURRENT.c.preference, CURRENT.c.sequence)
-        self._look_up, values = driver_text(engine, look_up.where(CURRENT.c.user_key == bindparam("user_key", b"")))
-        self._by_position = isinstance(values, tuple)
-        self._read_state = lru_cache(1 << 14)(self._parse_state)
+        self._look_up = LookUp(engine, self._bits)
 
     @classmethod
     def open(cls, url: str, vocabulary: Vocabulary, patience: float = 10.0) -> Ledger:
@@ -118,43 +108,39 @@ class Ledger:
                 for something else.
             LedgerUnavailable: the store failed; nothing was recorded.
         """
-        self._check(key, changes, preference, (notice_version, actor, request_id), occurred_at)
-        every = " ".join(self.vocabulary.sources)
-        lines: list[dict[str, Any]] = []
-        effects: list[str] = []
-        for change in in_force_order(changes):
-            covers = "" if change.source or not change.granted else every
-            effects.append(effect_of(change.purpose, change.source, change.granted, covers))
-            lines.append(_line(change.purpose, change.source, change.granted, covers or None, None))
-        if preference is not None:
-            lines.append(_line("", "", False, None, preference))
+        self._check(key, changes, preference, occurred_at)
+        _check_texts(notice_version, actor, request_id)
+        lines, effects = lines_of(changes, preference, self.vocabulary.sources)
         with self._recording() as connection:
-            head = _head(connection, lock=True)
-            if request_id and (earlier := _earlier(connection, key, request_id, lines)):
-                return earlier
-            common: dict[str, Any] = {
+            about = {
                 "user_key": key,
-                "sequence": head + 1,
                 "notice_version": notice_version,
                 "actor": actor,
                 "request_id": request_id or None,
-                "imported": False,
-                "recorded_at": micros(datetime.now(UTC)),
+                "recorded_at": _now(),
                 "occurred_at": None if occurred_at is None else micros(occurred_at),
             }
-            receipt = _receipt(common, lines)
-            rows = [line | common | {"receipt_id": receipt, "position": n} for n, line in enumerate(lines)]
-            connection.execute(insert(CHANGES), rows)
-            row = connection.execute(select(CURRENT).where(CURRENT.c.user_key == key)).one_or_none()
-            after = {
-                "user_key": key,
-                "granted": advance(row.granted if row else "", tuple(effects)),
-                "preference": preference if preference is not None else row.preference if row else 0,
-                "sequence": head + 1,
-            }
-            connection.execute(PUT_CURRENT, after)
-            connection.execute(update(LEDGER).values(sequence=head + 1))
-        return Recorded(head + 1, receipt)
+            return record_lines(connection, lines, effects, about)
+
+    def erase(self, key: bytes, actor: str, request_id: str) -> Erasure:
+        """Forget a person: nothing is granted, nothing of their history is left, and it is on disk when this returns.
+
+        Args:
+            key: the stable user key, 16 bytes; of somebody unknown it has the same effect and the same answer.
+            actor: who asked for it: person, guardian, operator.
+            request_id: a second call with it changes nothing, whatever was granted since; may be empty.
+
+        Returns:
+            The receipt; erasing again where nothing was recorded since gives the first one's.
+
+        Raises:
+            ConsentError: the key is not 16 bytes, or a text is not Unicode.
+            LedgerUnavailable: the store failed; nothing was erased.
+        """
+        _check_key(key)
+        _check_texts(actor, request_id)
+        with self._recording() as connection:
+            return erase_person(connection, key, actor, request_id, _now())
 
     def standing(self, key: bytes) -> Standing:
         """What a person allows now, from one read of one row. Someone not in the ledger allows nothing.
@@ -164,23 +150,7 @@ class Ledger:
             LedgerUnavailable: the store failed or what it holds makes no sense: treat the person as unknown.
         """
         _check_key(key)
-        try:
-            try:
-                reader = self._readers.pop()
-            except IndexError:
-                reader = self._open_reader()
-            # A reader that fails is dropped here, not put back.
-            rows = reader[1].execute(self._look_up, (key,) if self._by_position else {"user_key": key}).fetchall()
-            self._put_back(reader)
-            if not rows:
-                return STRANGER
-            state, preference, sequence = rows[0]
-            granted, grants = self._read_state(state)
-            return Standing(granted, grants, int(preference), int(sequence), True)
-        except LedgerUnavailable:
-            raise
-        except (self._failures, OSError, ValueError, TypeError, AttributeError) as error:
-            raise unavailable("read", error) from error
+        return self._look_up.standing(key)
 
     def sequence(self) -> int:
         """The number of the last call recorded, over all people; 0 in an empty ledger.
@@ -227,19 +197,16 @@ class Ledger:
 
         Returns:
             What happened. A row imported before is skipped, whatever the person has decided since, and so is a grant
-            no younger than a recorded withdrawal of the same.
+            no younger than a recorded withdrawal of the same, and a row no younger than the person's erasure.
 
         Raises:
             ConsentError: a column or a name is wrong; nothing was imported.
             LedgerUnavailable: the store failed; nothing was imported.
         """
-        now = micros(datetime.now(UTC))
+        now = _now()
         rows = imports.checked_grants(table, self.vocabulary, now)
         with self._recording() as connection:
-            head = _head(connection, lock=True)
-            people, changes = imports.import_rows(connection, rows, self.vocabulary, head, now)
-            if people:
-                connection.execute(update(LEDGER).values(sequence=head + people))
+            people, changes = imports.import_rows(connection, rows, self.vocabulary, now)
         return Imported(people, changes, table.num_rows - changes)
 
     def standings(self, at: int | None = None) -> tuple[pa.Table, int]:
@@ -249,7 +216,8 @@ class Ledger:
             at: a sequence that `sequence` has given; None for now.
 
         Returns:
-            A table of schema.STANDINGS sorted by user key, and the sequence that it is of.
+            A table of schema.STANDINGS sorted by user key, and the sequence that it is of. An erasure holds for every
+            sequence: what went before it is not replayed.
 
         Raises:
             ConsentError: the ledger has not come that far.
@@ -266,59 +234,78 @@ class Ledger:
                 )
             return replay.replayed_standings(connection, at, self._bits), at
 
+    def audit(self, action: str, actor: str, detail: Mapping[str, Any]) -> None:
+        """Add a row to the audit log; on disk when this returns.
+
+        Args:
+            action: what was done, as a word: snapshot_promoted.
+            actor: who did it.
+            detail: plain values, without anything that leads to a person: rows are never removed.
+
+        Raises:
+            ConsentError: the action is no word, the actor empty, or the detail no JSON.
+            LedgerUnavailable: the store failed; nothing was recorded.
+        """
+        audit.checked_action(action, actor)
+        audit.canonical(detail)
+        with self._recording() as connection:
+            audit.append(connection, audit.locked_head(connection), _now(), actor, action, detail)
+
+    def audit_head(self, at_sequence: int | None = None) -> str:
+        """The hash at the head of the audit log, in hex; '' before its first row.
+
+        Args:
+            at_sequence: up to which the ledger's moves count. Other rows, such as that of a publication, are then passed
+                over, so that a night that is run again at its sequence finds the same hash.
+
+        Raises:
+            LedgerUnavailable: the store failed.
+        """
+        with self._reading() as connection:
+            return audit.head_at(connection, at_sequence)
+
+    def audit_rows(self, last: int) -> list[AuditRow]:
+        """The last rows of the audit log, oldest first.
+
+        Raises:
+            LedgerUnavailable: the store failed.
+        """
+        with self._reading() as connection:
+            return audit.last_rows(connection, last)
+
+    def verify_audit(self, heads: Sequence[str] = ()) -> AuditCheck:
+        """Check the whole audit log: nothing edited, removed, moved or cut off since it was written.
+
+        Args:
+            heads: hashes recorded elsewhere, such as in manifests, which must be in it. They alone reveal that someone who
+                may write to the database wrote the log anew from some row on.
+
+        Raises:
+            LedgerUnavailable: the store failed, or holds what cannot be read.
+        """
+        with self._reading() as connection:
+            return audit.verify(connection, heads)
+
     def close(self) -> None:
         """Let go of the database. Every later call raises LedgerUnavailable."""
-        self._closed = True
-        while True:
-            try:
-                connection, _ = self._readers.pop()
-            except IndexError:
-                break  # another thread took it; it comes back by _put_back
-            connection.close()
+        self._look_up.close()
         self._engine.dispose()
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
-        self._refuse_if_closed()
+        self._look_up.refuse_if_closed()
         # ValueError and TypeError: what the store holds is not what was written to it.
         with told("read", self._failures, ValueError, TypeError), self._engine.connect() as connection:
             yield connection
 
     @contextmanager
     def _recording(self) -> Iterator[Connection]:
-        self._refuse_if_closed()
+        self._look_up.refuse_if_closed()
         with self._writing, told("written", self._failures), self._writer.begin() as connection:
             yield connection
 
-    def _refuse_if_closed(self) -> None:
-        if self._closed:
-            raise LedgerUnavailable("The consent ledger is closed.", "Open it again.")
-
-    def _open_reader(self) -> tuple[Any, Any]:
-        self._refuse_if_closed()
-        with told("read", self._failures):
-            connection = self._engine.raw_connection()
-            return connection, connection.cursor()
-
-    def _put_back(self, reader: tuple[Any, Any]) -> None:
-        self._readers.append(reader)
-        if self._closed:
-            self.close()  # it was closed while this reader was at work
-
-    def _parse_state(self, state: str) -> tuple[int, tuple[Change, ...]]:
-        grants = grants_in(state)
-        mask = 0
-        for grant in grants:
-            mask |= self._bits.get(f"{grant.purpose}/{grant.source}", 0)  # a source that was retired allows nothing
-        return mask, grants
-
     def _check(
-        self,
-        key: bytes,
-        changes: Sequence[Change],
-        preference: int | None,
-        texts: Sequence[str],
-        occurred_at: datetime | None,
+        self, key: bytes, changes: Sequence[Change], preference: int | None, occurred_at: datetime | None
     ) -> None:
         _check_key(key)
         if not changes and preference is None:
@@ -329,10 +316,6 @@ class Ledger:
             raise ConsentError(f"{preference} is no preference.", "Use 0 (unset) to 4 (full).")
         if occurred_at is not None and occurred_at.tzinfo is None:
             raise ConsentError(f"The time {occurred_at} has no time zone.", "Give it one, UTC for choice.")
-        try:
-            "".join(texts).encode()
-        except UnicodeEncodeError:
-            raise ConsentError("The notice version, actor or request id is not valid Unicode.", "Send UTF-8.") from None
 
 
 def _check_key(key: bytes) -> None:
@@ -340,31 +323,16 @@ def _check_key(key: bytes) -> None:
         raise ConsentError(f"A user key has {KEY_BYTES} bytes, found {len(key)}.", "Derive it with UserKeys.stable.")
 
 
-def _head(connection: Connection, lock: bool = False) -> int:
-    statement = select(LEDGER.c.sequence)
-    return int(connection.execute(statement.with_for_update() if lock else statement).scalar_one())
+def _check_texts(*texts: str) -> None:
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError:
+        raise ConsentError("The notice version, actor or request id is not valid Unicode.", "Send UTF-8.") from None
 
 
-def _earlier(connection: Connection, key: bytes, request_id: str, lines: Sequence[dict[str, Any]]) -> Recorded | None:
-    asked = select(CHANGES).where(CHANGES.c.user_key == key, CHANGES.c.request_id == request_id)
-    rows = connection.execute(asked).all()
-    if not rows:
-        return None
-    said = ("purpose", "source", "granted", "preference")
-    if {tuple(getattr(row, name) for name in said) for row in rows} != {tuple(line[n] for n in said) for line in lines}:
-        # An answer that repeats the first would acknowledge a withdrawal that was never recorded.
-        raise ConsentError(
-            f"The request id '{request_id}' was used before, for other changes of this person.",
-            "Give each request an id of its own; repeat one only to send the same request again.",
-        )
-    return Recorded(int(rows[0].sequence), str(rows[0].receipt_id))
+def _head(connection: Connection) -> int:
+    return int(connection.execute(select(LEDGER.c.sequence)).scalar_one())
 
 
-def _line(purpose: str, source: str, granted: bool, covers: str | None, preference: int | None) -> dict[str, Any]:
-    return {"purpose": purpose, "source": source, "granted": granted, "covers": covers, "preference": preference}
-
-
-def _receipt(common: dict[str, Any], lines: Sequence[dict[str, Any]]) -> str:
-    # Over the content, so that a receipt can be held against the ledger later.
-    said = json.dumps([common | {"user_key": common["user_key"].hex()}, *lines], sort_keys=True)
-    return hashlib.sha256(said.encode()).hexdigest()[:32]
+def _now() -> int:
+    return micros(datetime.now(UTC))

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection, Select, func, select
 
 from engine.consent.changes import parse_effect
-from engine.consent.tables import CHANGES, CURRENT, EFFECT, stream
+from engine.consent.tables import CHANGES, CURRENT, EFFECT, TOMBSTONES, stream
 from engine.identity import KEY_BYTES
 from engine.schema import STANDINGS
 
 _NO_PREFERENCE = -1
+_KEY = f"S{KEY_BYTES}"
 Bits = Mapping[str, int]  # (purpose/source) -> mask
 
 
@@ -25,19 +26,23 @@ def current_standings(connection: Connection, bits: Bits) -> pa.Table:
     Raises:
         ValueError: a stored state is not one.
     """
-    statement = select(CURRENT.c.user_key, CURRENT.c.granted, CURRENT.c.preference).order_by(CURRENT.c.user_key)
+    columns = (CURRENT.c.user_key, CURRENT.c.granted, CURRENT.c.preference, CURRENT.c.erased_at)
     states: dict[str, int] = {}
-    keys, codes, preferences = [b""], [np.empty(0, np.int64)], [np.empty(0, np.uint8)]
-    for key, state, preference in _columns(connection, statement):
+    keys, codes, preferences, erased = [b""], [np.empty(0, np.int64)], [np.empty(0, np.uint8)], [np.empty(0, np.int64)]
+    for key, state, preference, erased_at in _columns(connection, select(*columns).order_by(CURRENT.c.user_key)):
         keys.append(_joined(key))
         codes.append(_coded(state, states))
         preferences.append(np.array(preference, np.uint8))
+        erased.append(np.array(erased_at, np.int64))
     masks = np.array([_mask(state, bits) for state in states], np.uint64)
-    return _table(b"".join(keys), masks[np.concatenate(codes)] if states else masks, np.concatenate(preferences))
+    granted = masks[np.concatenate(codes)] if states else masks
+    return _table(b"".join(keys), granted, np.concatenate(preferences), np.concatenate(erased))
 
 
 def replayed_standings(connection: Connection, at: int, bits: Bits) -> pa.Table:
     """Everybody's standing after the changes up to a sequence, as STANDINGS, sorted by user key.
+
+    Erasures hold whatever the sequence: what went before them is gone, and a replay must not make up for it.
 
     Raises:
         ValueError: a stored change is not one.
@@ -61,7 +66,30 @@ def replayed_standings(connection: Connection, at: int, bits: Bits) -> pa.Table:
     preferred = np.zeros(len(granted), np.uint8)
     stated = np.concatenate(preferences)
     _assign_last(preferred, person, stated, np.flatnonzero(stated != _NO_PREFERENCE))
-    return _table(rows[starts].tobytes(), granted, preferred)
+    return _with_erased(connection, rows[starts].view(_KEY).reshape(-1), granted, preferred)
+
+
+def _with_erased(
+    connection: Connection, keys: NDArray[np.bytes_], granted: NDArray[np.uint64], preference: NDArray[np.uint8]
+) -> pa.Table:
+    """STANDINGS of people by key, ascending, and of those of whom an erasure alone is left."""
+    of = TOMBSTONES.c.user_key
+    statement = select(of, func.max(TOMBSTONES.c.erased_at)).group_by(of).order_by(of)
+    gone, since = [b""], [np.empty(0, np.int64)]
+    for key, erased_at in _columns(connection, statement):
+        gone.append(_joined(key))
+        since.append(np.array(erased_at, np.int64))
+    erased = np.frombuffer(b"".join(gone), _KEY)
+    everybody = np.union1d(keys, erased)
+    place = np.searchsorted(everybody, keys)
+    columns = (
+        np.zeros(len(everybody), np.uint64),
+        np.zeros(len(everybody), np.uint8),
+        np.zeros(len(everybody), np.int64),
+    )
+    columns[0][place], columns[1][place] = granted, preference
+    columns[2][np.searchsorted(everybody, erased)] = np.concatenate(since)
+    return _table(everybody.tobytes(), *columns)
 
 
 def _fold(
@@ -125,6 +153,8 @@ def _coded(texts: Sequence[str], known: dict[str, int]) -> NDArray[np.int64]:
     return codes
 
 
-def _table(keys: bytes, granted: NDArray[np.uint64], preference: NDArray[np.uint8]) -> pa.Table:
+def _table(
+    keys: bytes, granted: NDArray[np.uint64], preference: NDArray[np.uint8], erased_at: NDArray[np.int64]
+) -> pa.Table:
     column = pa.FixedSizeBinaryArray.from_buffers(pa.binary(KEY_BYTES), len(granted), [None, pa.py_buffer(keys)])
-    return pa.table([column, pa.array(granted), pa.array(preference)], schema=STANDINGS)
+    return pa.table([column, pa.array(granted), pa.array(preference), pa.array(erased_at)], schema=STANDINGS)

@@ -1,12 +1,9 @@
-"""The ledger's tables, how its database is opened, and how its failures are told."""
+"""The ledger's tables, how statements reach the driver, and how its failures are told."""
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy import (
@@ -26,12 +23,7 @@ from sqlalchemy import (
     Table,
     Text,
     case,
-    create_engine,
-    event,
     func,
-    insert,
-    make_url,
-    select,
 )
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
@@ -39,7 +31,6 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from engine.errors import LedgerUnavailable
 from engine.identity import KEY_BYTES
 
-LEDGER_FORMAT = 1
 METADATA = MetaData()
 _BATCH = 1 << 16  # rows read at a time
 
@@ -51,8 +42,11 @@ LEDGER = Table(
     Column("format", Integer, nullable=False),
     Column("sequence", BigInteger, nullable=False),
     Column("stable_key", Text, nullable=False),  # id of the key that names people; empty until first used
+    Column("audited", BigInteger, nullable=False, server_default="0"),  # rows of the audit log
+    Column("audit_head", Text, nullable=False, server_default=""),  # hash of the last one
 )
-# Append-only. A call's changes share its sequence; a preference is a row of its own with an empty purpose.
+# Append-only, but for what an erasure takes away. A call's changes share its sequence; a preference is a row of its own
+# with an empty purpose.
 CHANGES = Table(
     "consent_changes",
     METADATA,
@@ -69,7 +63,7 @@ CHANGES = Table(
     Column("request_id", Text),
     Column("receipt_id", Text),
     Column("imported", Boolean, nullable=False),
-    Column("recorded_at", BigInteger, nullable=False),  # microseconds since the epoch, as is occurred_at
+    Column("recorded_at", BigInteger, nullable=False),  # microseconds since the epoch, as is every time here
     Column("occurred_at", BigInteger),
     PrimaryKeyConstraint("user_key", "sequence", "position"),
     sqlite_with_rowid=False,  # one tree, in the order in which histories are read
@@ -83,7 +77,8 @@ Index(
     sqlite_where=CHANGES.c.request_id.is_not(None),
     postgresql_where=CHANGES.c.request_id.is_not(None),
 )
-# What the changes amount to, moved in the same transaction: one row a person, so that one look-up answers a request.
+# What the changes amount to, moved in the same transaction: one row a person, so that one look-up answers a request. The
+# last two are of the person's last erasure, 0 where there was none.
 CURRENT = Table(
     "consent_current",
     METADATA,
@@ -91,7 +86,52 @@ CURRENT = Table(
     Column("granted", Text, nullable=False),
     Column("preference", SmallInteger, nullable=False),
     Column("sequence", BigInteger, nullable=False),
+    Column("erased_at", BigInteger, nullable=False, server_default="0"),
+    Column("erasure", BigInteger, nullable=False, server_default="0"),  # its sequence
     sqlite_with_rowid=False,
+)
+# Append-only. Erasing again without anything new since is a row of its own under the first one's receipt.
+TOMBSTONES = Table(
+    "consent_tombstones",
+    METADATA,
+    Column("user_key", LargeBinary(KEY_BYTES)),  # stable
+    Column("sequence", BigInteger),
+    Column("erased_at", BigInteger, nullable=False),
+    Column("receipt_id", Text, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("request_id", Text),
+    PrimaryKeyConstraint("user_key", "sequence"),
+    sqlite_with_rowid=False,
+)
+# Request ids of calls that an erasure took away, as digests: sent again, they must not bring anything back.
+SPENT = Table(
+    "consent_spent",
+    METADATA,
+    Column("user_key", LargeBinary(KEY_BYTES)),  # stable
+    Column("digest", LargeBinary(16)),
+    PrimaryKeyConstraint("user_key", "digest"),
+    sqlite_with_rowid=False,
+)
+# Append-only, and a chain: each row's hash is over its content and the hash before it. It names nobody.
+AUDIT = Table(
+    "consent_audit",
+    METADATA,
+    Column("number", BigInteger, primary_key=True, autoincrement=False),  # 1, 2, ... without a gap
+    Column("at", BigInteger, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("sequence", BigInteger),  # where the ledger came to with it; null: it did not move
+    Column("detail", Text, nullable=False),  # canonical JSON
+    Column("previous", Text, nullable=False),
+    Column("hash", Text, nullable=False),
+    sqlite_with_rowid=False,
+)
+Index(
+    "consent_audit_sequences",
+    AUDIT.c.sequence,
+    unique=True,
+    sqlite_where=AUDIT.c.sequence.is_not(None),
+    postgresql_where=AUDIT.c.sequence.is_not(None),
 )
 # Keys that an import works on at the moment; seen by its own connection alone.
 STAGED = Table(
@@ -100,10 +140,15 @@ STAGED = Table(
     Column("user_key", LargeBinary(KEY_BYTES), primary_key=True),
     prefixes=["TEMPORARY"],
 )
+CURRENT_STATE = ("user_key", "granted", "preference", "sequence")  # what a change moves: an erasure outlasts it
 _NEW_CURRENT = sqlite_insert(CURRENT)
 PUT_CURRENT = _NEW_CURRENT.on_conflict_do_update(
     index_elements=[CURRENT.c.user_key],
-    set_={name: _NEW_CURRENT.excluded[name] for name in ("granted", "preference", "sequence")},
+    set_={name: _NEW_CURRENT.excluded[name] for name in CURRENT_STATE[1:]},
+)
+PUT_ERASED = _NEW_CURRENT.on_conflict_do_update(
+    index_elements=[CURRENT.c.user_key],
+    set_={name: _NEW_CURRENT.excluded[name] for name in CURRENT.c.keys()[1:]},
 )
 EFFECT = (
     case((CHANGES.c.granted, "+"), else_="-")
@@ -113,49 +158,6 @@ EFFECT = (
     .concat("/")
     .concat(func.coalesce(CHANGES.c.covers, ""))
 ).label("effect")
-
-
-def open_engine(url: str, patience: float) -> Engine:
-    """An engine on the ledger's database, which is made, readable by its owner alone, where it does not exist.
-
-    Args:
-        url: `sqlite:////absolute/path.db`.
-        patience: seconds to wait for another writer.
-
-    Raises:
-        LedgerUnavailable: the database cannot be opened, is damaged, or is of a newer format.
-    """
-    with told("opened"):
-        address = make_url(url)
-    path = address.database or ""
-    if address.get_backend_name() != "sqlite" or not path or path == ":memory:" or path.startswith("file:"):
-        raise LedgerUnavailable(
-            f"The consent ledger cannot live at {address.render_as_string()}.",
-            "Give a file: sqlite:////absolute/path/consent.db.",
-        )
-    with told("opened"):
-        _make_file(Path(path))
-        # The parameters of a failed statement name people: keep them out of messages and logs.
-        engine = create_engine(
-            address, connect_args={"timeout": patience}, max_overflow=-1, hide_parameters=True, logging_name="consent"
-        )
-        event.listen(engine, "connect", _prepare)
-        event.listen(engine, "begin", _begin)
-    try:
-        with told("opened"), engine.execution_options(writes=True).begin() as connection:
-            METADATA.create_all(connection)
-            found = connection.execute(select(LEDGER.c.format)).scalar()
-            if found is None:
-                connection.execute(insert(LEDGER).values(id=1, format=LEDGER_FORMAT, sequence=0, stable_key=""))
-    except BaseException:
-        engine.dispose()
-        raise
-    if found is not None and found != LEDGER_FORMAT:
-        engine.dispose()
-        raise LedgerUnavailable(
-            f"The consent ledger has format {found}, this version reads {LEDGER_FORMAT}.", "Install the newer version."
-        )
-    return engine
 
 
 @contextmanager
@@ -220,32 +222,3 @@ def driver_text(engine: Engine, statement: Select[Any], **values: object) -> tup
     named = compiled.construct_params(values)
     order = compiled.positiontup
     return str(compiled), named if order is None else tuple(named[name] for name in order)
-
-
-def _make_file(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if path.exists():
-        return
-    # Linked into place closed: closing a second handle on a live SQLite file would drop this process's locks on it.
-    handle, fresh = tempfile.mkstemp(prefix=".ledger-", dir=path.parent)
-    os.close(handle)
-    try:
-        os.link(fresh, path)
-    except FileExistsError:
-        pass  # another process was faster
-    finally:
-        Path(fresh).unlink()
-
-
-def _prepare(connection: Any, _record: object) -> None:
-    # The driver must not begin transactions by itself: a writer takes its lock first, see _begin.
-    connection.isolation_level = None
-    cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "cell_size_check=ON", "temp_store=MEMORY"):
-        cursor.execute(f"PRAGMA {pragma}").fetchall()
-    cursor.close()
-
-
-def _begin(connection: Any) -> None:
-    # A writer that began as a reader would fail when another commits between its read and its write.
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get("writes") else "BEGIN")

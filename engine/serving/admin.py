@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 
 import grpc
+import structlog
 from bodega.v1 import admin_pb2, admin_pb2_grpc
 
-from engine.errors import LedgerUnavailable, NotBuilt, RequestError
+from engine.errors import (
+    BodegaError,
+    LedgerUnavailable,
+    NoSnapshot,
+    NotBuilt,
+    RequestError,
+    SnapshotError,
+    UnknownThing,
+)
 from engine.serving.errors import fault_of, problem_of
 from engine.serving.limits import DEFAULT_SNAPSHOTS
 from engine.serving.replica import Replica
 from engine.serving.translate import snapshot_message, timestamp
 
+_log = structlog.get_logger("bodega.admin")
+
 
 class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
-    """What is served."""
+    """What is served, and which snapshot it shall be."""
 
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
@@ -50,14 +63,17 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
             ready=replica.ready,
             problems=messages,
             policies=[f"{chain.name}@{chain.version}" for chain in replica.policies.values()],
+            snapshot_age_seconds=replica.snapshots.age_seconds,
+            snapshot_swaps=replica.snapshots.swaps,
+            snapshots_refused=dict(replica.snapshots.refusals),
         )
 
     def ListSnapshots(
         self, request: admin_pb2.ListSnapshotsRequest, context: grpc.ServicerContext
     ) -> admin_pb2.ListSnapshotsResponse:
-        """Snapshots on this disk, newest first. A page token is the last id of the page before."""
+        """Snapshots of the registry, newest first. A page token is the last id of the page before."""
         served = self._replica.served
-        manifests = self._replica.registry.list()
+        manifests = self._replica.snapshots.registry.list()
         names = [manifest.snapshot_id for manifest in manifests]
         if request.page_token and request.page_token not in names:
             raise RequestError("The page token names no snapshot here.", "Begin again without it.", "page_token")
@@ -72,18 +88,26 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
     def PromoteSnapshot(
         self, request: admin_pb2.PromoteSnapshotRequest, context: grpc.ServicerContext
     ) -> admin_pb2.PromoteSnapshotResponse:
-        """Not built yet."""
-        raise NotBuilt(
-            "PromoteSnapshot is declared and not built yet.", "Run `bodega snapshot promote` beside the server."
-        )
+        """Serve a snapshot that the registry has; in effect here once this returns, elsewhere at the next look."""
+        self._require_administered()
+        if request.percent not in (0, 100):
+            raise NotBuilt(
+                f"A rollout to {request.percent} percent is declared and not built yet.", "Promote for all: percent 0."
+            )
+        with _told("snapshot_id"):
+            served = self._replica.promote(request.snapshot_id)
+        self._record("snapshot_promoted", snapshot=served.name)
+        return admin_pb2.PromoteSnapshotResponse(snapshot=snapshot_message(served.snapshot.manifest, True))
 
     def RollbackSnapshot(
         self, request: admin_pb2.RollbackSnapshotRequest, context: grpc.ServicerContext
     ) -> admin_pb2.RollbackSnapshotResponse:
-        """Not built yet."""
-        raise NotBuilt(
-            "RollbackSnapshot is declared and not built yet.", "Run `bodega snapshot rollback` beside the server."
-        )
+        """Serve what was served before; consent and erasures are today's, whatever its age."""
+        self._require_administered()
+        with _told():
+            served = self._replica.rollback()
+        self._record("snapshot_rolled_back", snapshot=served.name, because=request.reason)
+        return admin_pb2.RollbackSnapshotResponse(snapshot=snapshot_message(served.snapshot.manifest, True))
 
     def ReloadPolicies(
         self, request: admin_pb2.ReloadPoliciesRequest, context: grpc.ServicerContext
@@ -96,6 +120,36 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
     ) -> admin_pb2.GetOperationResponse:
         """Not built yet."""
         raise NotBuilt("GetOperation is declared and not built yet.", "Nothing starts an operation yet.")
+
+    def _require_administered(self) -> None:
+        if not self._replica.settings.administered:
+            raise NotBuilt(
+                "This server does not let callers change what it serves.",
+                "Use `bodega snapshot` beside it, or start it with admin=true where only operators reach it.",
+            )
+
+    def _record(self, action: str, **detail: str) -> None:
+        """In the log, and in the ledger's audit where it has one."""
+        _log.info(action, **detail)
+        try:
+            audit = getattr(self._replica.consent()[0], "audit", None)
+            if audit is not None:
+                audit(action, "operator", detail)
+        except BodegaError as error:  # it is done, and said in the log: the call did not fail
+            _log.error("audit_failed", action=action, error=error.message)
+
+
+@contextmanager
+def _told(field: str = "") -> Iterator[None]:
+    """Tell an operator why a snapshot is not served; other callers never learn it."""
+    try:
+        yield
+    except NoSnapshot as error:
+        raise UnknownThing(error.message, error.remedy, field) from error
+    except SnapshotError as error:
+        told = RequestError(error.message, error.remedy, field)
+        told.reason = error.reason
+        raise told from error
 
 
 def _version() -> str:

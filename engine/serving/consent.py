@@ -7,13 +7,16 @@ from datetime import UTC, datetime
 import grpc
 from bodega.v1 import consent_pb2, consent_pb2_grpc
 
-from engine.consent.changes import Change, RecordedChange
+from engine.consent.changes import Change, Erasure, RecordedChange
+from engine.consent.erasure import MODEL_BOUND
 from engine.consent.tokens import consent_token, sequence_of
 from engine.consent.vocabulary import Vocabulary
 from engine.errors import ConsentError, LedgerUnavailable, NotBuilt, RequestError
 from engine.serving.limits import DEFAULT_CHANGES
 from engine.serving.replica import Replica
 from engine.serving.translate import level, timestamp
+
+_NIGHTS = "events up to the erasure count for nothing"
 
 
 class ConsentServicer(consent_pb2_grpc.ConsentServiceServicer):
@@ -84,10 +87,17 @@ class ConsentServicer(consent_pb2_grpc.ConsentServiceServicer):
     def EraseUser(
         self, request: consent_pb2.EraseUserRequest, context: grpc.ServicerContext
     ) -> consent_pb2.EraseUserResponse:
-        """Not built yet."""
-        raise NotBuilt(
-            "EraseUser is declared and not built yet; nothing was erased.",
-            "Withdraw every purpose with SetConsent, which ends profiling at once, and erase the person in the log.",
+        """Forget a person; enforced when this returns, whichever snapshot is or will be served."""
+        ledger, keys = self._replica.consent()
+        key = keys.stable.derive(request.user_id)
+        erasure = ledger.erase(key, request.actor or "person", request.request_id)
+        self._replica.saw(erasure.sequence)
+        return consent_pb2.EraseUserResponse(
+            receipt_id=erasure.receipt_id,
+            erased_at=timestamp(erasure.erased_at),
+            deadlines=_receipt(erasure),
+            consent_token=consent_token(erasure.sequence),
+            sequence=erasure.sequence,
         )
 
 
@@ -117,6 +127,26 @@ def _page_start(token: str) -> int:
         raise RequestError(
             "The page token is not one of this service.", "Begin again without it.", "page_token"
         ) from error
+
+
+def _receipt(erased: Erasure) -> list[consent_pb2.ErasureDeadline]:
+    """What the erasure means for each copy. What is not `done` is not claimed."""
+    at, model = timestamp(erased.erased_at), timestamp(erased.erased_at + MODEL_BOUND)
+    lines = (
+        ("serving", at, True, "No reply uses what any snapshot holds of the person, whichever is served later."),
+        ("consent", at, True, "Every grant is withdrawn and the history removed; the erasure itself is kept."),
+        ("lists", None, False, f"The next night makes none: {_NIGHTS}."),
+        ("snapshots", None, False, "Those published before still hold the record, unread, until they are removed."),
+        (
+            "model",
+            model,
+            False,
+            "Due by then from a night that trains from nothing after the erasure; nothing here starts or checks it.",
+        ),
+        ("logs", None, False, f"Not purged by this version: remove the rows there. In every night {_NIGHTS}."),
+        ("backups", None, False, "Not known here: remove the person where they are kept."),
+    )
+    return [consent_pb2.ErasureDeadline(copy=copy, by=by, done=done, text=text) for copy, by, done, text in lines]
 
 
 def _grant(change: Change) -> consent_pb2.Grant:

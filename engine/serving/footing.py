@@ -37,11 +37,25 @@ class Footing:
     granted: int = 0  # mask, after the dial
     allowed: int = 0  # mask, before the dial
     sequence: int = 0  # of the consent state read
+    erased_at: int = 0  # microseconds since the epoch of the person's last erasure; 0: never
+    erasure: int = 0  # its sequence
 
     @property
     def profiled(self) -> bool:
         """Whether anything of the person may be used."""
         return not self.reason
+
+    def forgets(self, as_of: int, ledger_sequence: int) -> bool:
+        """Whether what a snapshot holds of the person was erased.
+
+        Both are asked: a night that read the ledger before the erasure holds what was erased, whatever the clocks of the
+        log said; and one that knew of it may still be of a time before it.
+
+        Args:
+            as_of: of the snapshot, microseconds since the epoch.
+            ledger_sequence: that its night went by.
+        """
+        return bool(self.erasure) and (self.erasure > ledger_sequence or self.erased_at >= as_of)
 
 
 def footing(replica: Replica, signals: Signals, default_level: int) -> Footing:
@@ -85,4 +99,4 @@ def footing(replica: Replica, signals: Signals, default_level: int) -> Footing:
         reason = "level_session"
     else:
         reason = "" if granted & replica.vocabulary.groups else "no_consent"
-    return Footing(reason, level, granted, standing.granted, standing.sequence)
+    return Footing(reason, level, granted, standing.granted, standing.sequence, standing.erased_at, standing.erasure)

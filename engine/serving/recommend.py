@@ -14,14 +14,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.consent.changes import micros
 from engine.consent.vocabulary import Level
-from engine.errors import NotBuilt
+from engine.errors import NotBuilt, SnapshotCorrupt
 from engine.policy import Chain, Effect, Moment, Slate, allowed, make_list
 from engine.schema import LANES, NOBODY
 from engine.serving.footing import Footing, Signals, footing
 from engine.serving.reasons import Reasons, Why, popular_in
 from engine.serving.replica import Replica, Served
-from engine.snapshot import Manifest, Seen, Snapshot
+from engine.snapshot import Manifest, Seen, Snapshot, UserRecord
 
 PROFILED, LIMITED, NON_PROFILED = "PROFILED", "LIMITED", "NON_PROFILED"
 POPULAR = LANES.index("popular")
@@ -121,12 +122,18 @@ class Recommender:
 
     def _make(self, served: Served, chain: Chain, ask: Ask, stand: Footing) -> _Made:
         snapshot = served.snapshot
-        record = snapshot.user(served.keys.rotating.derive(ask.user_id)) if stand.profiled else None
+        try:
+            record = self._record(served, ask, stand)
+        except SnapshotCorrupt as error:
+            # One person's block says nothing of another's: the list is a stranger's, and operators are told.
+            self._replica.damaged(served, error)
+            return self._make(served, chain, ask, Footing("record_damaged", stand.level))
         if record is None:
             moment = _moment(snapshot, chain, ask, NOBODY, None)
             outcome = chain.run(_anyone(snapshot, ask), moment)
             return _Made(outcome.slate, outcome.effects, NON_PROFILED, stand.reason or "unknown_user", "")
-        bases = record.candidates.basis
+        candidates = record.candidates
+        bases = candidates.basis
         within = allowed(bases, stand.granted)
         # Sensitive items ask for a grant of their own; without it they are withheld, and the profile is as whole as ever.
         best = bases[:, 0] & np.uint64(self._replica.vocabulary.groups)
@@ -137,13 +144,24 @@ class Recommender:
             bare = Footing("grants_missing" if narrowed else "no_candidates", stand.level)
             return self._make(served, chain, ask, bare)
         moment = _moment(snapshot, chain, ask, stand.granted, record.seen)
-        outcome = make_list(chain, record.candidates, _anyone(snapshot, ask), moment)
+        outcome = make_list(chain, candidates, _anyone(snapshot, ask), moment)
         slate, effects = outcome.slate, outcome.effects
         if not narrowed:
             return _Made(slate, effects, PROFILED, "", served.profiles[0].name if served.profiles else "")
         by_dial = allowed(best, stand.allowed).all()
         reason = "level_purchases" if by_dial else "grants_missing"
         return _Made(slate, effects, LIMITED, reason, self._profile(served, used))
+
+    def _record(self, served: Served, ask: Ask, stand: Footing) -> UserRecord | None:
+        """What the snapshot holds of the person, as far as it may be looked at.
+
+        Raises:
+            SnapshotCorrupt: it is not what was written.
+        """
+        manifest = served.snapshot.manifest
+        if not stand.profiled or stand.forgets(micros(manifest.as_of), manifest.lineage.ledger_sequence):
+            return None
+        return served.snapshot.user(served.keys.rotating.derive(ask.user_id))
 
     def _profile(self, served: Served, bases: NDArray[np.uint64]) -> str:
         """The smallest declared profile that holds everything relied on."""

@@ -1,7 +1,7 @@
 """What one server process holds: the snapshot that it serves, the ledger, the keys and the policies, and what ails it.
 
-A watcher looks at the pointer and at the ledger every second. A new snapshot is opened beside the old one and takes its
-place; the old one is closed when its last request ends. One that is refused leaves the old one in place.
+Two watchers look at the ledger and at the pointer every second, each in a thread of its own: fetching a snapshot may take
+minutes, and consent must not wait for it.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import difflib
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,29 +19,19 @@ import structlog
 from sqlalchemy import make_url
 
 from engine.consent.ledger import Ledger
-from engine.consent.profiles import Profile, parse_profiles
+from engine.consent.profiles import parse_profiles
 from engine.consent.vocabulary import Vocabulary
-from engine.errors import BodegaError, LedgerUnavailable, NoSnapshot, SnapshotError, UnknownThing
+from engine.errors import BodegaError, LedgerUnavailable, UnknownThing
 from engine.identity import UserKeys
 from engine.policy import Chain, load_policies
 from engine.serving.settings import ServeSettings
-from engine.snapshot import Registry, Snapshot
+from engine.serving.snapshots import Served, Snapshots, unforeseen
 
 _log = structlog.get_logger("bodega.replica")
-
-
-@dataclass(frozen=True, slots=True)
-class Served:
-    """One snapshot in service, with the keys and profiles that belong to it."""
-
-    snapshot: Snapshot
-    keys: UserKeys
-    profiles: tuple[Profile, ...]
-
-    @property
-    def name(self) -> str:
-        """The snapshot's id."""
-        return self.snapshot.manifest.snapshot_id
+_LEDGER_CODES = ("ledger_unavailable",)
+_SNAPSHOT_CODES = ("no_snapshot", "snapshot_refused", "snapshot_gone", "store_unavailable")
+_JOIN_SECONDS = 5.0
+__all__ = ["Replica", "Served"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,24 +53,22 @@ class Replica:
         self.vocabulary = Vocabulary(sources=tuple(settings.consent.sources))
         parse_profiles(settings.consent.profiles, self.vocabulary)
         self.policies: dict[str, Chain] = load_policies(settings.policy)
-        self.registry = Registry(settings.snapshots)
+        self.snapshots = Snapshots(settings, self.vocabulary)
         self.started_at = datetime.now(UTC)
         self._lock = threading.Lock()
-        self._served: Served | None = None
-        self._in_use: dict[int, tuple[Served, int]] = {}  # by id(): requests under way on each
         self._ledger: _OpenLedger | None = None
         self._highest = 0  # sequence of the ledger that this process has seen
         self._ledger_heard = time.monotonic()
         self._ledger_path = Path(make_url(settings.ledger).database or "")
-        self._problems: dict[str, BodegaError] = {}
-        self._refused: tuple[str, float] | None = None  # a snapshot's id, and when it was refused
+        self._problems: Mapping[str, BodegaError] = {}  # replaced whole, never changed: many threads read it
+        self._damaged: tuple[str, BodegaError] | None = None  # a snapshot in which somebody's record cannot be read
         self._stopping = threading.Event()
-        self._watcher: threading.Thread | None = None
+        self._watchers: list[threading.Thread] = []
 
     @property
     def ready(self) -> bool:
         """Whether lists can be served: a snapshot is open, and the ledger was heard at least once."""
-        return self._served is not None and self._ledger is not None
+        return self.served is not None and self._ledger is not None
 
     @property
     def ledger_ready(self) -> bool:
@@ -94,7 +82,18 @@ class Replica:
 
     def problems(self) -> list[tuple[str, BodegaError]]:
         """What ails this process now, as stable code and error, sorted by code."""
-        return sorted(self._problems.items(), key=lambda problem: problem[0])
+        found, damaged, served = dict(self._problems), self._damaged, self.served
+        if damaged is not None and served is not None and damaged[0] == served.name:
+            found["record_damaged"] = damaged[1]
+        return sorted(found.items(), key=lambda problem: problem[0])
+
+    def damaged(self, served: Served, error: BodegaError) -> None:
+        """Tell operators, once a snapshot, that the record of somebody in it cannot be read."""
+        with self._lock:
+            told = self._damaged is not None and self._damaged[0] == served.name
+            self._damaged = (served.name, error)
+        if not told:
+            _log.warning("record_damaged", snapshot=served.name, error=error.message, remedy=error.remedy)
 
     def consent(self) -> tuple[Ledger, UserKeys]:
         """The ledger, and the keys that name people in it.
@@ -131,56 +130,62 @@ class Replica:
     @property
     def served(self) -> Served | None:
         """What is served now; hold it with `lease` to read from it."""
-        return self._served
+        return self.snapshots.served
 
-    @contextmanager
-    def lease(self) -> Iterator[Served]:
+    def lease(self) -> AbstractContextManager[Served]:
         """The snapshot in service, kept open for the block whatever is published meanwhile.
 
         Raises:
             NoSnapshot: there is none yet.
         """
-        with self._lock:
-            served = self._served
-            if served is None:
-                raise NoSnapshot("No snapshot is served yet.", "Run `python -m jobs.nightly` to publish one.")
-            self._in_use[id(served)] = (served, self._in_use.get(id(served), (served, 0))[1] + 1)
-        try:
-            yield served
-        finally:
-            with self._lock:
-                left = self._in_use.pop(id(served))[1] - 1
-                if left:
-                    self._in_use[id(served)] = (served, left)
-                last = not left and served is not self._served
-            if last:
-                served.snapshot.close()
+        return self.snapshots.lease()
+
+    def promote(self, name: str) -> Served:
+        """Serve a snapshot that the registry has; in effect here at once.
+
+        Raises:
+            SnapshotError: as `Snapshots.promote`.
+        """
+        served = self.snapshots.promote(name)
+        self._look_for_snapshots()
+        return served
+
+    def rollback(self) -> Served:
+        """Serve what was served before; in effect here at once.
+
+        Raises:
+            SnapshotError: as `Snapshots.rollback`.
+        """
+        served = self.snapshots.rollback()
+        self._look_for_snapshots()
+        return served
 
     def look(self) -> None:
-        """Take up what changed on disk since the last look. Never raises: what went wrong is in `problems`."""
-        self._attempt("ledger_unavailable", self._look_at_ledger)
-        self._attempt("snapshot_refused", self._look_at_pointer)
+        """Take up what changed since the last look. Never raises: what went wrong is in `problems`."""
+        self._look_for_ledger()
+        self._look_for_snapshots()
 
     def watch(self, changed: Callable[[], None]) -> None:
-        """Look every `watch_seconds` in a thread of its own, and call `changed` after each look."""
+        """Look every `watch_seconds` in threads of their own, and call `changed` after each look."""
+        for name, look in (("ledger", self._look_for_ledger), ("snapshots", self._look_for_snapshots)):
 
-        def run() -> None:
-            while not self._stopping.wait(self.settings.watch_seconds):
-                self.look()
-                changed()
+            def run(look: Callable[[], None] = look) -> None:
+                while not self._stopping.wait(self.settings.watch_seconds):
+                    look()
+                    changed()
 
-        self._watcher = threading.Thread(target=run, name="bodega-watcher", daemon=True)
-        self._watcher.start()
+            self._watchers.append(threading.Thread(target=run, name=f"bodega-{name}", daemon=True))
+        for watcher in self._watchers:
+            watcher.start()
 
     def close(self) -> None:
         """Stop watching and let go of everything."""
         self._stopping.set()
-        if self._watcher is not None:
-            self._watcher.join()
-        with self._lock:
-            served, self._served = self._served, None
-        if served is not None:
-            served.snapshot.close()
+        for watcher in self._watchers:
+            watcher.join(
+                _JOIN_SECONDS
+            )  # one that fetches may take longer, and holds nothing that a process needs to end
+        self.snapshots.close()
         if self._ledger is not None:
             self._ledger.ledger.close()
             self._ledger = None
@@ -207,7 +212,8 @@ class Replica:
     def _check_forward(self, ledger: Ledger) -> None:
         """A ledger that went back, as one from a backup does, has lost withdrawals that were acknowledged."""
         sequence = ledger.sequence()
-        night = self._served.snapshot.manifest.lineage.ledger_sequence if self._served is not None else 0
+        served = self.served
+        night = served.snapshot.manifest.lineage.ledger_sequence if served is not None else 0
         if sequence < max(self._highest, night):
             raise LedgerUnavailable(
                 f"The consent ledger stands at {sequence}, it was at {max(self._highest, night)} before.",
@@ -233,75 +239,30 @@ class Replica:
             raise
         return _OpenLedger(ledger, keys, _identity(self._ledger_path) or (0, 0))
 
-    def _look_at_pointer(self) -> None:
-        try:
-            name = self.registry.current()
-        except NoSnapshot as error:
-            if self._served is None:
-                self._problems["no_snapshot"] = error
-            return
-        if self._served is not None and self._served.name == name:
-            self._refused = None
-            return
-        if self._refused is not None and self._refused[0] == name and self._waits(self._refused[1]):
-            raise self._problems["snapshot_refused"]
-        try:
-            fresh = self._open(name)
-        except BodegaError:
-            self._refused = (name, time.monotonic())
-            raise
+    def _look_for_ledger(self) -> None:
+        self._tell(_LEDGER_CODES, _caught("ledger_unavailable", self._look_at_ledger))
+
+    def _look_for_snapshots(self) -> None:
+        self._tell(_SNAPSHOT_CODES, _caught("snapshot_refused", self.snapshots.look))
+
+    def _tell(self, codes: Sequence[str], found: Mapping[str, BodegaError]) -> None:
+        """Put what was found in the place of what was known under these codes, and log what changed."""
         with self._lock:
-            old, self._served = self._served, fresh
-            idle = old is not None and id(old) not in self._in_use
-        self._problems.pop("no_snapshot", None)
-        self._refused = None
-        _log.info("snapshot_served", snapshot=fresh.name, before=old.name if old else None)
-        if old is not None and idle:
-            old.snapshot.close()
-
-    def _waits(self, since: float) -> bool:
-        return time.monotonic() - since < self.settings.retry_seconds
-
-    def _open(self, name: str) -> Served:
-        snapshot = self.registry.open(name, verify=self.settings.verify)
-        try:
-            made_with = Vocabulary.from_json(snapshot.vocabulary)
-            if made_with.version != self.vocabulary.version:
-                raise SnapshotError(
-                    f"Snapshot {name} was made with the consent vocabulary {made_with.version} (sources "
-                    f"{', '.join(made_with.sources)}), the ledger is read with {self.vocabulary.version} (sources "
-                    f"{', '.join(self.vocabulary.sources)}).",
-                    "Run the night with this server's conf/consent, or start the server with the snapshot's.",
-                )
-            keys = UserKeys.load(self.settings.keys)
-            written_with = snapshot.manifest.lineage.key_id
-            if written_with and written_with != keys.rotating.key_id:
-                raise SnapshotError(
-                    f"Snapshot {name} names people by the rotating key {written_with}, {self.settings.keys} holds "
-                    f"{keys.rotating.key_id}.",
-                    "Put the key of that night there, or run the night again.",
-                )
-            profiles = tuple(Profile(str(each["name"]), int(each["groups"])) for each in snapshot.profiles)
-        except BaseException:
-            snapshot.close()
-            raise
-        return Served(snapshot, keys, profiles)
-
-    def _attempt(self, code: str, step: Callable[[], None]) -> None:
-        try:
-            step()
-        except Exception as failure:  # noqa: BLE001 - whatever a disk may hold, the watcher goes on and what serves serves on
-            error = failure if isinstance(failure, BodegaError) else _unforeseen(failure)
-            if str(self._problems.get(code)) != str(error):
-                _log.warning(code, error=error.message, remedy=error.remedy, reason=error.reason)
-            self._problems[code] = error
-        else:
-            if self._problems.pop(code, None) is not None:
+            before = self._problems
+            self._problems = {code: error for code, error in before.items() if code not in codes} | dict(found)
+        for code in codes:
+            was, now = before.get(code), found.get(code)
+            if now is not None and str(was) != str(now):
+                _log.warning(code, error=now.message, remedy=now.remedy, reason=now.reason)
+            elif now is None and was is not None:
                 _log.info(f"{code}_over")
 
 
-def _unforeseen(failure: Exception) -> BodegaError:
-    return BodegaError(f"{type(failure).__name__}: {failure}", "Report it with the log; the last good state serves on.")
+def _caught(code: str, step: Callable[[], Mapping[str, BodegaError] | None]) -> Mapping[str, BodegaError]:
+    try:
+        return step() or {}
+    except Exception as failure:  # noqa: BLE001 - whatever happens, the watcher goes on and what serves serves on
+        return {code: failure if isinstance(failure, BodegaError) else unforeseen(failure)}
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

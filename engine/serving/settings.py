@@ -60,6 +60,9 @@ class ServeSettings:
     watch_seconds: float = 1.0
     retry_seconds: float = 30.0
     verify: bool = True
+    cache: str = ""  # folder; "": hash at every start
+    cache_gib: float = 64.0
+    admin: bool | None = None  # None: on loopback only
     threads: int = 8
     concurrent_rpcs: int = 128
     max_message_bytes: int = 4 * 2**20
@@ -79,6 +82,11 @@ class ServeSettings:
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return self.host == "localhost"
+
+    @property
+    def administered(self) -> bool:
+        """Whether callers may change what is served."""
+        return self.loopback if self.admin is None else self.admin
 
     def check(self) -> None:
         """Refuse what contradicts itself or would expose people's lists.
@@ -105,6 +113,7 @@ class ServeSettings:
             ("watch_seconds", self.watch_seconds, 0.01, 60),
             ("retry_seconds", self.retry_seconds, 0.01, 3600),
             ("drain_seconds", self.drain_seconds, 0, 3600),
+            ("cache_gib", self.cache_gib, 0.001, 1_000_000),
         ):
             if not least <= value <= most:
                 raise SettingsError(f"{name}={value} lies outside {least}..{most}.", "Choose a value inside.")

@@ -1,94 +1,124 @@
-"""The folder of published snapshots and the one pointer to what is served.
+"""The published snapshots and the one pointer to what is served: a folder, or a prefix of an object store.
 
-root/20260131-0123456789ab/   a snapshot; never changed once it is here
-root/.incoming-xxxxxxxx/      one being written, or on its way out; locked by its owner while that lives
-root/current.json             {"current": id, "previous": [ids, newest first]}
-root/.lock                    held while the pointer moves; a killed owner lets go of it
+To publish is, in this order: the shards, whole and durable; the manifest, last; the pointer, in one step that a reader
+sees done or not at all. Whoever is killed on the way leaves the old snapshot served and some waste that a sweep takes.
+`Folder` and `Bucket` name their steps; everything else is decided here, once for both.
 """
 
 from __future__ import annotations
 
 import builtins
-import fcntl
-import json
+import hashlib
 import logging
-import os
-import re
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+import secrets
+from collections.abc import Collection
+from contextlib import AbstractContextManager
+from datetime import timedelta
 from pathlib import Path
+from typing import Any, Protocol
 
 from engine.errors import NoSnapshot, PublishConflict, SnapshotCorrupt, SnapshotError
-from engine.snapshot.layout import MANIFEST, corrupt, sync_folder
+from engine.snapshot.cache import Cache
+from engine.snapshot.folder import Folder
+from engine.snapshot.layout import MANIFEST
 from engine.snapshot.manifest import Manifest
-from engine.snapshot.reader import Snapshot, read_manifest
-from engine.snapshot.writer import write_text
+from engine.snapshot.pointer import ID, POINTER, Pointer
+from engine.snapshot.reader import Snapshot
 
 ANY_PARENT = "*"
-_POINTER = "current.json"
-_INCOMING = ".incoming-"
-_ID = re.compile(r"\d{8}-[0-9a-f]{12}")
+GRACE = timedelta(days=1)
+_TRIES = 20  # of a move that others were faster than
+_GIB = 2**30
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class _Pointer:
-    current: str
-    previous: tuple[str, ...]  # served before it, newest first
+class Store(Protocol):
+    """What a registry needs of the place where snapshots lie; see `Folder` and `Bucket`."""
+
+    def locked(self) -> AbstractContextManager[None]: ...
+    def read(self) -> tuple[bytes | None, Any]: ...
+    def move(self, pointer: Pointer, version: Any, mark: str) -> bool: ...
+    def place(self, staged: Path, manifest: Manifest, pointer: Pointer | None, before: str) -> str: ...
+    def names(self, pointer: Pointer | None) -> set[str]: ...
+    def manifest(self, name: str, pointer: Pointer | None) -> Manifest: ...
+    def check(self, name: str, pointer: Pointer | None) -> None: ...
+    def open(self, name: str, pointer: Pointer | None, cache: Cache | None, verify: bool) -> Snapshot: ...
+    def found(self) -> dict[str, str]: ...
+    def remove(self, names: Collection[str], places: Collection[str]) -> list[str]: ...
+    def sweep(self, pointer: Pointer | None, grace: timedelta) -> list[str]: ...
 
 
 class Registry:
-    """Publishes snapshots on one machine's disk, for any number of processes there.
+    """Publishes and finds snapshots, for any number of processes; of an object store, of machines.
 
     Args:
-        root: the folder; made at the first write.
+        where: a folder, made at the first write; or s3://bucket/prefix and the like.
+        cache: a folder on this disk for what is fetched and for what was hashed; without one, every open of a folder's
+            snapshot hashes it again, and an object store's is kept under the home folder.
+        cache_bytes: that fetched snapshots may take.
     """
 
-    def __init__(self, root: str | Path) -> None:
-        self.root = Path(root)
-        self._owned: dict[Path, int] = {}  # staged folders and the descriptors that lock them
+    def __init__(self, where: str | Path, cache: str | Path | None = None, cache_bytes: int = 64 * _GIB) -> None:
+        self.where = str(where)
+        self._cache = Cache(Path(cache), cache_bytes) if cache else None
+        self._store: Store
+        if "://" in self.where:
+            from engine.snapshot.bucket import Bucket  # a deployment on one disk does without its client
+
+            if self._cache is None:
+                of = hashlib.sha256(self.where.encode()).hexdigest()[:8]
+                self._cache = Cache(Path.home() / ".cache" / "bodega" / of, cache_bytes)
+            self._store = Bucket(self.where)
+            self._staging = self._cache.staging
+        else:
+            folder = Folder(Path(where))
+            self._store, self._staging = folder, folder.staging
+
+    @property
+    def root(self) -> Path:
+        """The folder of the snapshots.
+
+        Raises:
+            SnapshotError: they lie in an object store.
+        """
+        if not isinstance(self._store, Folder):
+            raise SnapshotError(f"{self.where} is no folder.", "Ask for the manifest, or open the snapshot.")
+        return self._store.root
 
     def stage(self) -> Path:
         """A new empty folder to write a snapshot into; `sweep` removes it once this process is gone."""
-        with self._locked():
-            folder = Path(tempfile.mkdtemp(prefix=_INCOMING, dir=self.root))
-            folder.chmod(0o755)  # the reader may be another user
-            handle = os.open(folder, os.O_RDONLY)
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._owned[folder] = handle
-        return folder
+        return self._staging.new()
 
     def publish(self, staged: Path, expected_parent: str = ANY_PARENT) -> Manifest:
-        """Move a finished snapshot into place and point at it. Readers see the old one or the new one.
+        """Put a finished snapshot in place and point at it. Readers see the old one or the new one.
 
-        Doing it twice, or again after a crash, changes nothing: a snapshot that is here already is kept, and `staged`
-        dropped.
+        Doing it twice, or again after a crash or a lost answer, changes nothing: a snapshot that is here already is
+        kept, and `staged` dropped.
 
         Args:
-            staged: a folder that `SnapshotWriter.finish` has ended, on the same disk.
+            staged: a folder that `SnapshotWriter.finish` has ended, from `stage`.
             expected_parent: the id that must still be current, "" for none; by default whatever is.
 
         Raises:
-            SnapshotError: the folder is no whole snapshot.
+            SnapshotError: the folder is no whole snapshot, or disk or store refuses; the pointer is as it was, unless
+                the error says that it is not known.
             PublishConflict: another publisher moved the pointer; `staged` stays where it is.
         """
         staged = Path(staged)
         with Snapshot.open(staged, verify=False) as whole:
             manifest = whole.manifest
-        name = manifest.snapshot_id
-        with self._locked():
-            pointer = self._pointer()
-            served = pointer.current if pointer else ""
-            if expected_parent not in (ANY_PARENT, served) and served != name:
-                raise PublishConflict(
-                    f"{name} was to follow {expected_parent or 'nothing'}, but {served or 'nothing'} is served now.",
-                    "Look at what the other run published; publish again if this one should replace it.",
-                )
-            self._place(staged, name)
-            self._point(pointer, name)
+        name, place = manifest.snapshot_id, ""
+        for _ in range(_TRIES):
+            with self._store.locked():
+                pointer, version = self._read()
+                _require_parent(pointer, name, expected_parent)
+                place = self._store.place(staged, manifest, pointer, place)
+                if self._move(pointer, version, name, place):
+                    break
+        else:
+            raise _restless(self.where)
+        if not isinstance(self._store, Folder):
+            self._staging.drop(staged)
         return manifest
 
     def current(self) -> str:
@@ -97,11 +127,21 @@ class Registry:
         Raises:
             NoSnapshot: nothing was published yet.
             SnapshotCorrupt: the pointer is unreadable.
+            SnapshotError: the store does not answer.
         """
-        pointer = self._pointer()
+        return self.history()[0]
+
+    def history(self) -> tuple[str, ...]:
+        """The id that is served, then those served before it that are still here, newest first.
+
+        Raises:
+            as `current`.
+        """
+        pointer, _ = self._read()
         if pointer is None:
-            raise NoSnapshot(f"{self.root} has no published snapshot.", "Run `python -m jobs.nightly` to make one.")
-        return pointer.current
+            raise NoSnapshot(f"{self.where} has no published snapshot.", "Run `python -m jobs.nightly` to make one.")
+        here = self._store.names(pointer)
+        return (pointer.current, *(name for name in pointer.previous if name in here))
 
     def open_current(self, verify: bool = True) -> Snapshot:
         """Open what is served.
@@ -116,31 +156,37 @@ class Registry:
             except SnapshotError:
                 if self.current() == name:
                     raise
-                # the pointer moved on and a sweep took the folder in between: the new one is what was asked for
+                # the pointer moved on and a sweep took it in between: the new one is what was asked for
 
     def open(self, name: str, verify: bool = True) -> Snapshot:
-        """Open one snapshot by its id.
+        """Open one snapshot by its id; of an object store, once it is fetched.
+
+        Args:
+            verify: hash what was not hashed before on this machine.
+
+        Raises:
+            NoSnapshot, SnapshotTooNew, SnapshotCorrupt: as `Snapshot.open`.
+            SnapshotError: the store does not answer, or disk or cache refuses.
+        """
+        pointer = self._known(name)
+        return self._store.open(name, pointer, self._cache, verify)
+
+    def manifest(self, name: str) -> Manifest:
+        """The manifest of one snapshot.
 
         Raises:
             NoSnapshot, SnapshotTooNew, SnapshotCorrupt: as `Snapshot.open`.
         """
-        folder = self._folder(name)
-        snapshot = Snapshot.open(folder, verify)
-        if snapshot.manifest.snapshot_id != name:
-            raise corrupt(folder, f"it holds {snapshot.manifest.snapshot_id}")
-        return snapshot
+        return self._store.manifest(name, self._known(name))
+
+    def lies_whole(self, name: str) -> bool:
+        """Whether the files of a snapshot that is open are still where they were opened."""
+        root = self._store.root if isinstance(self._store, Folder) else self._staging.root
+        return (root / name / MANIFEST).exists()
 
     def list(self) -> list[Manifest]:
         """Every snapshot here, newest first. One that cannot be read is left out, and the log says why."""
-        manifests = []
-        for folder in self.root.iterdir() if self.root.is_dir() else ():
-            if not _ID.fullmatch(folder.name):
-                continue
-            try:
-                manifests.append(read_manifest(folder))
-            except SnapshotError as error:
-                _log.warning("Snapshot %s is left out: %s", folder.name, error)
-        return sorted(manifests, key=lambda manifest: (manifest.created_at, manifest.snapshot_id), reverse=True)
+        return self._manifests(self._readable()[0])
 
     def promote(self, name: str) -> None:
         """Serve a snapshot that is here already. Also mends a pointer that is unreadable.
@@ -149,147 +195,133 @@ class Registry:
             NoSnapshot: it is not here; the remedy lists what is.
             SnapshotTooNew, SnapshotCorrupt: it cannot be served.
         """
-        with self._locked():
-            self.open(name, verify=False).close()
-            try:
-                pointer = self._pointer()
-            except SnapshotCorrupt as error:
-                _log.warning("The history of served snapshots is lost: %s", error)
-                pointer = None
-            self._point(pointer, name)
+        for _ in range(_TRIES):
+            with self._store.locked():
+                pointer, version, lost = self._readable()
+                self._require_here(name, pointer)
+                self._store.check(name, pointer)
+                if lost:  # whatever it said, it has no history now
+                    moved = self._store.move(Pointer(name, places=pointer.places if pointer else {}), version, _mark())
+                else:
+                    moved = self._move(pointer, version, name)
+                if moved:
+                    return
+        raise _restless(self.where)
 
-    def rollback(self) -> str:
+    def rollback(self, expected: str = ANY_PARENT) -> str:
         """Serve what was served before, and forget that this one was; doing it again goes back further.
+
+        Args:
+            expected: the id that must still be current; by default whatever is.
 
         Returns:
             the id that is served now.
 
         Raises:
             NoSnapshot: nothing was served before, or it is gone.
+            SnapshotTooNew, SnapshotCorrupt: it cannot be served.
+            PublishConflict: another is current than expected.
         """
-        with self._locked():
-            pointer = self._pointer()
-            earlier = self._still_here(pointer.previous) if pointer else ()
-            if not earlier:
-                raise NoSnapshot(
-                    f"{self.root} has no snapshot that was served before.",
-                    "Promote one by its id: `bodega snapshot list`.",
-                )
-            self.open(earlier[0], verify=False).close()
-            self._write(_Pointer(earlier[0], earlier[1:]))
-        return earlier[0]
+        for _ in range(_TRIES):
+            with self._store.locked():
+                pointer, version = self._read()
+                earlier = pointer.back(self._store.names(pointer)) if pointer else None
+                if pointer is None or earlier is None:
+                    raise NoSnapshot(
+                        f"{self.where} has no snapshot that was served before.",
+                        "Promote one by its id: `bodega snapshot list`.",
+                    )
+                _require_parent(pointer, "", expected)
+                self._store.check(earlier.current, pointer)
+                if self._store.move(earlier, version, _mark()):
+                    return earlier.current
+        raise _restless(self.where)
 
-    def sweep(self, keep: int = 3) -> builtins.list[str]:
+    def sweep(self, keep: int = 3, grace: timedelta = GRACE) -> builtins.list[str]:
         """Remove old snapshots and what killed publishers left. Whoever has one mapped keeps reading it.
 
         Args:
             keep: newest snapshots to keep, beside the current one and the one before it.
+            grace: of an object store, how long nobody wrote to an upload before it counts as left.
 
         Returns:
-            names of the folders removed.
+            names of what was removed.
         """
-        with self._locked():
-            pointer = self._pointer()
-            kept = {pointer.current, *self._still_here(pointer.previous)[:1]} if pointer else set()
-            kept |= {manifest.snapshot_id for manifest in self.list()[: max(keep, 0)]}
-            removed = sorted(
-                path.name for path in self.root.iterdir() if _ID.fullmatch(path.name) and path.name not in kept
-            )
-            for name in removed:
-                self._discard(self.root / name)
-            for folder in sorted(self.root.glob(f"{_INCOMING}*")):
-                if folder not in self._owned and _is_orphan(folder):
-                    shutil.rmtree(folder)
-                    removed.append(folder.name)
-        return removed
+        for _ in range(_TRIES):
+            with self._store.locked():
+                pointer, version = self._read()
+                here = self._store.names(pointer)
+                kept = {pointer.current, *[name for name in pointer.previous if name in here][:1]} if pointer else set()
+                kept |= {manifest.snapshot_id for manifest in self._manifests(pointer)[: max(keep, 0)]}
+                old = sorted(here - kept)
+                left = pointer.without(old) if pointer else None
+                # Out of an object store's pointer first: from then on nobody may begin to use them.
+                if pointer and left and pointer.places != left.places and not self._store.move(left, version, _mark()):
+                    continue
+                places = [pointer.places[name] for name in old if name in pointer.places] if pointer else []
+                removed = self._store.remove(old, places) + self._store.sweep(left, grace)
+            if isinstance(self._store, Folder):
+                return removed
+            with self._staging.locked():
+                return removed + self._staging.sweep()
+        raise _restless(self.where)
 
-    def _place(self, staged: Path, name: str) -> None:
-        target = self.root / name
-        if staged.resolve() == target.resolve():
-            return
-        if target.exists():
+    def _move(self, pointer: Pointer | None, version: Any, name: str, place: str = "") -> bool:
+        moved = pointer.serve(name, self._store.names(pointer)) if pointer else Pointer(name)
+        if place and moved.places.get(name) != place:
+            moved = moved.placed(name, place)
+        return moved == pointer or self._store.move(moved, version, _mark())
+
+    def _read(self) -> tuple[Pointer | None, Any]:
+        text, version = self._store.read()
+        return (None if text is None else Pointer.parse(text, f"{self.where}/{POINTER}")), version
+
+    def _readable(self) -> tuple[Pointer | None, Any, bool]:
+        """The pointer, its version, and whether it is lost: one that names what is found then takes its place."""
+        text, version = self._store.read()
+        try:
+            if text is not None:
+                return Pointer.parse(text, f"{self.where}/{POINTER}"), version, False
+        except SnapshotCorrupt as error:
+            _log.warning("The history of served snapshots is lost: %s", error)
+        places = self._store.found()
+        return Pointer(min(places), places=places) if places else None, version, True
+
+    def _known(self, name: str) -> Pointer | None:
+        pointer = self._readable()[0]
+        self._require_here(name, pointer)
+        return pointer
+
+    def _require_here(self, name: str, pointer: Pointer | None) -> None:
+        here = self._store.names(pointer)
+        if not ID.fullmatch(name) or name not in here:
+            named = ", ".join(manifest.snapshot_id for manifest in self._manifests(pointer)[:5])
+            raise NoSnapshot(f"{self.where} has no snapshot '{name}'.", f"Name one of: {named or 'none yet'}.")
+
+    def _manifests(self, pointer: Pointer | None) -> builtins.list[Manifest]:
+        manifests = []
+        for name in self._store.names(pointer):
             try:
-                Snapshot.open(target).close()
+                manifests.append(self._store.manifest(name, pointer))
             except SnapshotError as error:
-                _log.warning("Snapshot %s is replaced by its new copy: %s", name, error)
-                self._discard(target)
-            else:
-                shutil.rmtree(staged)
-        if not target.exists():
-            try:
-                staged.rename(target)
-            except OSError as error:
-                raise SnapshotError(
-                    f"{staged} cannot move to {target}: {error}.", "Write into the folder that Registry.stage() makes."
-                ) from error
-            sync_folder(self.root)
-        handle = self._owned.pop(staged, None)
-        if handle is not None:
-            os.close(handle)
-
-    def _discard(self, folder: Path) -> None:
-        # First out of sight: a removal that is cut off must not leave half a snapshot under its id.
-        grave = Path(tempfile.mkdtemp(prefix=_INCOMING, dir=self.root))
-        folder.rename(grave / folder.name)
-        shutil.rmtree(grave)
-
-    def _folder(self, name: str) -> Path:
-        folder = self.root / name
-        if not _ID.fullmatch(name) or not (folder / MANIFEST).exists():
-            here = ", ".join(manifest.snapshot_id for manifest in self.list()[:5])
-            raise NoSnapshot(f"{self.root} has no snapshot '{name}'.", f"Name one of: {here or 'none yet'}.")
-        return folder
-
-    def _still_here(self, names: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(name for name in names if (self.root / name / MANIFEST).exists())
-
-    def _point(self, pointer: _Pointer | None, name: str) -> None:
-        if pointer is None:
-            self._write(_Pointer(name, ()))
-        elif pointer.current != name:
-            earlier = tuple(old for old in (pointer.current, *pointer.previous) if old != name)
-            self._write(_Pointer(name, self._still_here(earlier)))
-
-    def _write(self, pointer: _Pointer) -> None:
-        record = {"current": pointer.current, "previous": list(pointer.previous)}
-        write_text(self.root / _POINTER, json.dumps(record, indent=2) + "\n")
-
-    def _pointer(self) -> _Pointer | None:
-        path = self.root / _POINTER
-        try:
-            record = json.loads(path.read_bytes())
-            names = (record["current"], *record["previous"])
-            if not all(isinstance(name, str) and _ID.fullmatch(name) for name in names):
-                raise ValueError(f"not snapshot ids: {names}")
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise SnapshotCorrupt(
-                f"{path} is not a pointer: {error!r}.",
-                "Point again with `bodega snapshot promote ID`; `bodega snapshot list` names them.",
-            ) from error
-        return _Pointer(names[0], tuple(names[1:]))
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            handle = os.open(self.root / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise SnapshotError(f"{self.root} cannot be written: {error}.", "Mend the rights of the folder.") from error
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(handle)
+                _log.warning("Snapshot %s is left out: %s", name, error)
+        return sorted(manifests, key=lambda manifest: (manifest.created_at, manifest.snapshot_id), reverse=True)
 
 
-def _is_orphan(folder: Path) -> bool:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False  # its owner lives
-    finally:
-        os.close(handle)
-    return True
+def _mark() -> str:
+    return secrets.token_hex(8)
+
+
+def _restless(where: str) -> PublishConflict:
+    return PublishConflict(
+        f"The pointer of {where} moved at every try.", "See who else publishes there, and run again."
+    )
+
+
+def _require_parent(pointer: Pointer | None, name: str, expected: str) -> None:
+    served = pointer.current if pointer else ""
+    if expected not in (ANY_PARENT, served) and served != name:
+        raise PublishConflict(
+            f"{name or 'A rollback'} was to follow {expected or 'nothing'}, but {served or 'nothing'} is served now.",
+            "Look at what the other run published; publish again if this one should replace it.",
+        )

@@ -114,16 +114,17 @@ def fit(
                 group["lr"] = train.rate * group["factor"] * warm * max(0.01, 1 - state.step / steps)
             losses.append(_step(model, batch, optimiser, train, negatives, worker))
             state.step += 1
-        state.epoch, state.loss = epoch + 1, _mean_loss(losses, worker)
-        if not state.loss <= worst:
+        loss = _mean_loss(losses, worker)
+        if not loss <= worst:
             raise TrainingError(
-                f"Epoch {epoch + 1}: the loss is {state.loss:.3f}, and {math.log(catalogue):.3f} would be the loss of a guess:"
+                f"Epoch {epoch + 1}: the loss is {loss:.3f}, and {math.log(catalogue):.3f} would be the loss of a guess:"
                 " training diverged.",
                 "Lower train.rate; nothing was published.",
             )
+        state.epoch, state.losses = epoch + 1, [*state.losses, loss]
         if worker.rank == 0:
             checkpoint.save(folder, model, optimiser, state)
-            tell(f"epoch {epoch + 1}/{train.epochs}: loss {state.loss:.3f}, {time.monotonic() - began:.1f} s")
+            tell(f"epoch {epoch + 1}/{train.epochs}: loss {loss:.3f}, {time.monotonic() - began:.1f} s")
     return model.eval()
 
 

@@ -41,10 +41,10 @@ Reply = TypeVar("Reply", bound=Message)
 PURPOSES = ("profile", "train", "measure", "sensitive", "location", "cross_source")
 _MAX_MESSAGE = 4 * 2**20
 _DETAILS = "grpc-status-details-bin"
-# Each of these may be sent twice: the reads change nothing, and SetConsent carries a request id.
+# Each of these may be sent twice: the reads change nothing, and the others carry a request id.
 _IDEMPOTENT = {
     "bodega.v1.RankingService": ("Recommend", "BatchRecommend", "Similar"),
-    "bodega.v1.ConsentService": ("GetConsent", "SetConsent", "ListConsentChanges"),
+    "bodega.v1.ConsentService": ("GetConsent", "SetConsent", "ListConsentChanges", "EraseUser"),
     "bodega.v1.AdminService": ("GetStatus",),
 }
 _SERVICE_CONFIG = {
@@ -280,6 +280,24 @@ class Client:
         return self.set_consent(
             user_id, [grant(each, source, granted=False) for each in purposes], timeout=timeout, **recorded
         )
+
+    def erase_user(
+        self, user_id: str, *, actor: str = "person", request_id: str = "", timeout: float | None = None
+    ) -> consent_pb2.EraseUserResponse:
+        """Forget a person; when it returns, no list uses anything of them. Pass the reply's token with later requests.
+
+        Args:
+            actor: person, guardian or operator.
+            request_id: the same one again gives the same receipt; one is made where it is left out.
+
+        Returns:
+            The receipt; someone the server does not know gets one too. `deadlines` says what is done and what is not.
+
+        Raises:
+            BodegaRpcError: with code UNAVAILABLE where the ledger cannot be written: nothing was erased.
+        """
+        request = consent_pb2.EraseUserRequest(user_id=user_id, actor=actor, request_id=request_id or uuid.uuid4().hex)
+        return self._call(self._consent.EraseUser, request, consent_pb2.EraseUserResponse, timeout)
 
     def consent_changes(
         self, user_id: str, *, page_size: int = 0, page_token: str = "", timeout: float | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 import signal
 import subprocess
@@ -20,8 +21,11 @@ import pytest
 from numpy.typing import NDArray
 
 from engine.errors import BodegaError, ContractError, SettingsError
+from engine.two_tower.settings import TowerSettings, TrainSettings
 from jobs import cluster as room
+from jobs import embed, rank, train
 from jobs.cluster import Cluster, ClusterSettings, connected
+from jobs.stage import Stage, stage
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +101,46 @@ def test_errors_in_a_row_leave_the_process_and_the_cluster_alive(cluster: Cluste
 def test_a_killed_worker_is_replaced_and_its_item_done_again(cluster: Cluster, tmp_path: Path) -> None:
     assert cluster.each(dies_once, range(5), tmp_path, label="rows") == [0, 1, 4, 9, 16]
     assert (tmp_path / "2").exists()
+
+
+def makes_a_shard(name: str, work: Stage) -> None:
+    if not work.shards_left([name]):
+        return
+    with (work.folder / "calls").open("a") as calls:
+        calls.write(f"{name}\n")
+    (work.folder / f"{name}.bin").write_text(name)
+    if name == "before" and not (work.folder / "once").exists():
+        (work.folder / "once").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    work.shard_done(name, [f"{name}.bin"])
+    if name == "after":
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_task_that_is_tried_again_does_nothing_twice_where_its_shard_is_whole(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    names = ["after", "before", "plain"]
+    with stage(tmp_path, "rank", {}, {}) as work:
+        cluster.each(makes_a_shard, work.shards_left(names), work, label="shards")
+        assert work.shards_left(names) == []
+        calls = (work.folder / "calls").read_text().split()
+    assert sorted(calls) == ["after", "before", "before", "plain"], "lost after its shard was whole: not made again"
+
+
+@pytest.mark.parametrize("task", [embed._items, embed._people, embed._shop, rank._rank_bucket, train._fit_alone])
+def test_every_task_of_a_night_looks_first_whether_its_shard_is_whole(task: Any, tmp_path: Path) -> None:
+    with stage(tmp_path, "rank", {}, {}) as work:
+        work.shard_done("full", [])
+        nothing = [None] * (len(inspect.signature(task).parameters) - 2)  # anything it did would fail over these
+        asked = (
+            train._Asked(work, tmp_path, [], {}, TowerSettings(), TrainSettings(), 1)
+            if task is train._fit_alone
+            else work
+        )
+        before = (work.folder / "_shards" / "full.json").stat()
+        assert task("full", asked, *nothing) is None
+        assert (work.folder / "_shards" / "full.json").stat() == before
 
 
 def test_an_item_that_kills_every_worker_ends_in_an_error_that_says_where_to_look(cluster: Cluster) -> None:
@@ -221,7 +265,7 @@ def test_a_local_ray_ends_with_its_block_and_works_from_any_directory(tmp_path: 
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     told = done.stdout.splitlines()
-    assert told == [repr([str(tmp_path)]), "['0o700', '0o700']", "[]", "True"], "folders of Ray and token: ours alone"
+    assert told == [repr([str(tmp_path)]), "['0o700']", "[]", "True"], "the folder of Ray and token is ours alone"
     assert "rooms: 1/1" in done.stderr and done.stderr.count("\n") == 1, "quiet but for the progress"
     assert list(short_folder.iterdir()) == [], "nothing is left"
     assert not (tmp_path / ".ray").exists()

@@ -124,6 +124,18 @@ def test_declared_grants_reach_those_alone_whom_the_ledger_does_not_know(chosen:
         assert standing(chosen, "ann").granted == 0
 
 
+def test_declared_grants_do_not_reach_somebody_erased(chosen: Settings, tmp_path: Path) -> None:
+    (tmp_path / "log").mkdir()
+    pq.write_table(pa.table({"user_id": ["ann", "bob"]}), tmp_path / "log" / "a.parquet")
+    chosen.data.path = str(tmp_path)
+    chosen.data.grants.everyone, chosen.data.grants.notice_version = ["profile"], "research"
+    key = UserKeys.load(chosen.store.keys, create=True).stable.derive("ann")
+    with contextlib.closing(Ledger.open(chosen.store.ledger, SOURCES)) as ledger:
+        ledger.erase(key, "person", "")
+    import_declared(chosen)
+    assert standing(chosen, "ann").granted == 0 and standing(chosen, "bob").granted
+
+
 def test_a_log_of_nobody_in_particular_declares_nothing(chosen: Settings, tmp_path: Path) -> None:
     chosen.data.path, chosen.data.columns = str(tmp_path), {"item_id": "i", "event": "e", "ts": "t", "source": "s"}
     chosen.data.grants.everyone, chosen.data.grants.notice_version = ["profile"], "research"

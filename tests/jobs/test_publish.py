@@ -327,3 +327,15 @@ def test_half_the_people_an_empty_day_and_a_broken_canary_stop_a_real_night(depl
     assert (run / "publish" / "gates.txt").read_text().count("BROKEN: ") >= 3
     holding = [path for path in run.rglob("*") if path.is_file() and user.encode() in path.read_bytes()]
     assert holding == []
+
+
+def test_what_was_forced_and_then_cut_off_is_judged_again_as_it_was(deployed: Deployment) -> None:
+    deployed.yesterday(people=10_000.0)
+    forced = deployed.publish("force=a known move of the shop")
+    (
+        deployed.run / "publish" / "_stage.json"
+    ).unlink()  # as a kill between the pointer and the end of the stage leaves it
+    again = deployed.publish("force=a known move of the shop")
+    assert again.facts["snapshot"] == forced.facts["snapshot"] == deployed.registry.current()
+    assert again.facts["broken"] == forced.facts["broken"] != []
+    assert again.facts["forced"] == "a known move of the shop"

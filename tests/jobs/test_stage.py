@@ -65,7 +65,8 @@ def test_what_other_inputs_or_another_config_left_is_removed_first(tmp_path: Pat
     with stage(tmp_path, "rank", inputs, config) as work:
         assert not work.whole
         assert work.shards_left(["000"]) == ["000"]
-        assert [path.name for path in work.folder.iterdir() if path.is_file()] == ["_begun.json"]
+        left = sorted(path.name for path in work.folder.iterdir() if path.is_file())
+        assert left == ["_asked.json", "_begun.json"]
     with pytest.raises(DataError):
         finished(tmp_path, "rank")
 
@@ -143,6 +144,25 @@ def test_a_shard_may_not_leave_its_folder(tmp_path: Path) -> None:
             work.shard_done("../evil", [])
         with pytest.raises(ValueError, match="subpath"):
             work.shard_done("a", [tmp_path / "outside.bin"])
+
+
+def test_what_a_task_of_an_older_beginning_makes_is_not_taken_in(tmp_path: Path) -> None:
+    with stage(tmp_path, "rank", INPUTS, CONFIG) as old:
+        late: Stage = pickle.loads(pickle.dumps(old))  # noqa: S301 - our own object, as Ray would carry it
+    with stage(tmp_path, "rank", INPUTS, CONFIG | {"width": 9}) as work:
+        (work.folder / "000.bin").write_bytes(b"of width 8")
+        with pytest.raises(DataError, match="begun anew"):
+            late.shard_done("000", ["000.bin"])
+        assert work.shards_left(["000"]) == ["000"]
+
+
+def test_what_killed_writers_left_under_hidden_names_does_not_stay(tmp_path: Path) -> None:
+    make(tmp_path)
+    (tmp_path / "rank" / "_stage.json").unlink()
+    for name in (".001.bin.77", "_shards/.002.json.77"):
+        (tmp_path / "rank" / name).write_bytes(b"half")
+    assert make(tmp_path) == []
+    assert not list((tmp_path / "rank").rglob(".*"))
 
 
 class Colour(Enum):

@@ -84,8 +84,9 @@ def people(first: int = 0) -> dict[str, User]:
 class Shop:
     """One deployment's folder."""
 
-    def __init__(self, out: Path) -> None:
+    def __init__(self, out: Path, snapshots: str = "") -> None:
         self.out = out
+        self.snapshots = snapshots or f"{out}/snapshots"
         self.keys = UserKeys.load(out / "keys", create=True)
 
     def publish(self, first: int = 0, **changes: Any) -> Manifest:
@@ -105,14 +106,15 @@ class Shop:
             "as_of": NOW,
             "metrics": {"recall@20": 0.25},
         } | changes
-        return publish_snapshot(self.out / "snapshots", **arguments)
+        return publish_snapshot(self.snapshots, **arguments)
 
     def settings(self, *overrides: str) -> ServeSettings:
         """The settings of a server on this folder; composing them takes longer than most tests, so it is done once."""
         return replace(
             composed(overrides),
             out=str(self.out),
-            snapshots=f"{self.out}/snapshots",
+            snapshots=self.snapshots,
+            cache=f"{self.out}/cache",
             ledger=f"sqlite:///{self.out}/consent.db",
             keys=f"{self.out}/keys",
         )
@@ -131,7 +133,7 @@ class Shop:
     @contextmanager
     def process(self, *overrides: str) -> Iterator[Process]:
         """A server in a process of its own."""
-        process = Process([f"out={self.out}", "port=0", "log.format=json", *overrides])
+        process = Process([f"out={self.out}", f"snapshots={self.snapshots}", "port=0", "log.format=json", *overrides])
         try:
             yield process
         finally:
@@ -149,6 +151,11 @@ class Process:
         self.lines: list[str] = []
         self.address = self._await_address()
         self.seconds_to_listen = time.monotonic() - began
+
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
 
     def client(self, timeout: float = 20) -> Client:
         """A client of it."""

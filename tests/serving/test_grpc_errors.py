@@ -57,13 +57,10 @@ NOT_BUILT: list[tuple[str, Message]] = [
     ("RankingService/Explain", ranking_pb2.ExplainRequest()),
     ("RankingService/Recommend", ranking_pb2.RecommendRequest(page_token="next")),
     ("ConsentService/ExportUser", consent_pb2.ExportUserRequest(user_id="ana")),
-    ("ConsentService/EraseUser", consent_pb2.EraseUserRequest(user_id="ana")),
     (
         "FeedbackService/RecordEvents",
         feedback_pb2.RecordEventsRequest(events=[feedback_pb2.Event(event_id="1", event="view", source="web")]),
     ),
-    ("AdminService/PromoteSnapshot", admin_pb2.PromoteSnapshotRequest(snapshot_id="x")),
-    ("AdminService/RollbackSnapshot", admin_pb2.RollbackSnapshotRequest(reason="worse")),
     ("AdminService/ReloadPolicies", admin_pb2.ReloadPoliciesRequest()),
     ("AdminService/GetOperation", admin_pb2.GetOperationRequest(operation_id="x")),
 ]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,14 +13,15 @@ import pytest
 
 from engine.errors import NoSnapshot, PublishConflict, SnapshotCorrupt, SnapshotError
 from engine.snapshot import Manifest, Registry, Snapshot
+from tests.snapshot.places import Place
 from tests.snapshot_builder import User, build_snapshot, publish_snapshot
 
 ROOT = Path(__file__).parents[2]
 USERS: dict[bytes, User] = {bytes([n]) * 16: {"seen": [{"item": n}]} for n in range(4)}
 
 
-def night(root: Path, number: int) -> Manifest:
-    return publish_snapshot(root, users=USERS, run=f"run-{number}", ledger_sequence=number)
+def night(place: Place, number: int) -> Manifest:
+    return publish_snapshot(place.where, users=USERS, run=f"run-{number}", ledger_sequence=number)
 
 
 def run_python(script: str, *arguments: object) -> subprocess.Popen[str]:
@@ -32,10 +31,10 @@ def run_python(script: str, *arguments: object) -> subprocess.Popen[str]:
     )
 
 
-def test_an_empty_registry_says_how_to_begin(tmp_path: Path) -> None:
-    registry = Registry(tmp_path / "none")
+def test_an_empty_registry_says_how_to_begin(place: Place) -> None:
+    registry = place.registry()
     assert registry.list() == []
-    for ask in (registry.current, registry.open_current):
+    for ask in (registry.current, registry.open_current, registry.history):
         with pytest.raises(NoSnapshot, match=r"no published snapshot.*jobs\.nightly"):
             ask()
     with pytest.raises(NoSnapshot, match="served before"):
@@ -43,55 +42,60 @@ def test_an_empty_registry_says_how_to_begin(tmp_path: Path) -> None:
     assert registry.sweep() == []
 
 
-def test_publishing_serves_the_new_one_and_lists_newest_first(tmp_path: Path) -> None:
-    registry = Registry(tmp_path)
-    made = [night(tmp_path, number).snapshot_id for number in range(3)]
+def test_publishing_serves_the_new_one_and_lists_newest_first(place: Place) -> None:
+    made = [night(place, number).snapshot_id for number in range(3)]
+    registry = place.registry()
     assert registry.current() == made[2]
+    assert registry.history() == tuple(made[::-1])
     assert [manifest.snapshot_id for manifest in registry.list()] == made[::-1]
-    assert json.loads((tmp_path / "current.json").read_text()) == {"current": made[2], "previous": [made[1], made[0]]}
+    assert registry.manifest(made[0]).lineage.run == "run-0"
+    pointer = place.pointer()
+    assert (pointer["current"], pointer["previous"]) == (made[2], [made[1], made[0]])
     with registry.open_current() as snapshot:
         assert snapshot.manifest.lineage.run == "run-2"
+        assert snapshot.user(b"\1" * 16) is not None
 
 
-def test_publishing_twice_changes_nothing_and_keeps_the_id(tmp_path: Path) -> None:
-    first = night(tmp_path, 0)
-    pointer = (tmp_path / "current.json").read_text()
-    inode = (tmp_path / first.snapshot_id).stat().st_ino
-    again = night(tmp_path, 0)
+def test_publishing_twice_changes_nothing_and_keeps_the_id(place: Place) -> None:
+    first = night(place, 0)
+    pointer, files = place.read("current.json"), place.everything()
+    again = night(place, 0)
     assert again.snapshot_id == first.snapshot_id
-    assert (tmp_path / "current.json").read_text() == pointer
-    assert (tmp_path / first.snapshot_id).stat().st_ino == inode
-    assert list(tmp_path.glob(".incoming-*")) == []
+    assert place.read("current.json") == pointer
+    assert place.everything() == files
+    assert not list(Path(place.where).parent.rglob(".incoming-*"))
 
 
-def test_publishing_again_after_a_lost_answer_is_no_conflict(tmp_path: Path) -> None:
-    registry = Registry(tmp_path)
-    old = night(tmp_path, 0).snapshot_id
+def test_publishing_again_after_a_lost_answer_is_no_conflict(place: Place) -> None:
+    registry = place.registry()
+    old = night(place, 0).snapshot_id
     for _ in range(2):
         staged = registry.stage()
         build_snapshot(staged, run="new")
         registry.publish(staged, expected_parent=old)
+        assert not staged.exists()
 
 
-def test_publishing_an_older_one_again_serves_it_again(tmp_path: Path) -> None:
-    old, new = night(tmp_path, 0).snapshot_id, night(tmp_path, 1).snapshot_id
-    night(tmp_path, 0)
-    assert json.loads((tmp_path / "current.json").read_text()) == {"current": old, "previous": [new]}
+def test_publishing_an_older_one_again_serves_it_again(place: Place) -> None:
+    old, new = night(place, 0).snapshot_id, night(place, 1).snapshot_id
+    night(place, 0)
+    assert place.registry().history() == (old, new)
 
 
-def test_a_damaged_copy_is_replaced_when_published_again(tmp_path: Path) -> None:
-    name = night(tmp_path, 0).snapshot_id
-    damaged = tmp_path / name / "items.arrow"
-    damaged.write_bytes(bytes(damaged.stat().st_size))
+def test_a_damaged_copy_is_replaced_when_published_again(place: Place) -> None:
+    name = night(place, 0).snapshot_id
+    path = place.path_of(name, "items.arrow")
+    size = len(place.read(path))
+    place.write(path, bytes(size // 2))  # a store keeps its own checksums: what can go wrong there is what was sent
     with pytest.raises(SnapshotCorrupt):
-        Registry(tmp_path).open_current()
-    night(tmp_path, 0)
-    Registry(tmp_path).open_current().close()
+        place.registry().open_current()
+    night(place, 0)
+    place.registry().open_current().close()
 
 
-def test_an_unfinished_folder_is_not_published(tmp_path: Path) -> None:
-    registry = Registry(tmp_path)
-    old = night(tmp_path, 0).snapshot_id
+def test_an_unfinished_folder_is_not_published(place: Place) -> None:
+    registry = place.registry()
+    old = night(place, 0).snapshot_id
     staged = registry.stage()
     with pytest.raises(NoSnapshot, match="manifest"):
         registry.publish(staged)
@@ -102,14 +106,15 @@ def test_an_unfinished_folder_is_not_published(tmp_path: Path) -> None:
     assert registry.current() == old
 
 
-def test_two_publishers_conflict_and_the_second_keeps_its_work(tmp_path: Path) -> None:
-    registry = Registry(tmp_path)
-    parent = night(tmp_path, 0).snapshot_id
+def test_two_publishers_conflict_and_the_second_keeps_its_work(place: Place) -> None:
+    registry = place.registry()
+    parent = night(place, 0).snapshot_id
     staged = registry.stage()
     build_snapshot(staged, run="slow")
-    winner = night(tmp_path, 1).snapshot_id
-    with pytest.raises(PublishConflict, match=f"to follow {parent}, but {winner} is served now"):
+    winner = night(place, 1).snapshot_id
+    with pytest.raises(PublishConflict, match=f"to follow {parent}, but {winner} is served now") as caught:
         registry.publish(staged, expected_parent=parent)
+    assert caught.value.exit_code == 7
     with pytest.raises(PublishConflict, match="to follow nothing"):
         registry.publish(staged, expected_parent="")
     assert registry.current() == winner
@@ -134,21 +139,25 @@ except PublishConflict:
 """
 
 
-def test_of_processes_that_publish_at_once_one_wins(tmp_path: Path) -> None:
-    parent = night(tmp_path, 0).snapshot_id
-    start = time.time() + 2
-    racers = [run_python(RACE, tmp_path, parent, f"racer-{number}", start) for number in range(4)]
+@pytest.mark.parametrize("first", [True, False])
+def test_of_processes_that_publish_at_once_one_wins(place: Place, first: bool) -> None:
+    parent = "" if first else night(place, 0).snapshot_id
+    start = time.time() + 4
+    racers = [run_python(RACE, place.where, parent, f"racer-{number}", start) for number in range(4)]
     said = sorted(racer.communicate(timeout=60)[0].split() for racer in racers)
     assert [words[0] for words in said] == ["lost"] * 3 + ["won"]
-    assert Registry(tmp_path).current() == said[3][1]
-    assert len(Registry(tmp_path).list()) == 2
+    registry = place.registry()
+    assert registry.history() == ((said[3][1],) if first else (said[3][1], parent))
+    registry.open_current().close()
 
 
-def test_rollback_goes_back_step_by_step_and_promote_forward(tmp_path: Path) -> None:
-    registry = Registry(tmp_path)
-    first, second, third = (night(tmp_path, number).snapshot_id for number in range(3))
+def test_rollback_goes_back_step_by_step_and_promote_forward(place: Place) -> None:
+    registry = place.registry()
+    first, second, third = (night(place, number).snapshot_id for number in range(3))
+    with pytest.raises(PublishConflict, match="A rollback was to follow"):
+        registry.rollback(expected=first)
     assert registry.rollback() == second == registry.current()
-    assert registry.rollback() == first == registry.current()
+    assert registry.rollback(expected=second) == first == registry.current()
     with pytest.raises(NoSnapshot):
         registry.rollback()
     registry.promote(third)
@@ -156,37 +165,53 @@ def test_rollback_goes_back_step_by_step_and_promote_forward(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("name", ["nothing", "../../etc", "20260131-000000000000", ""])
-def test_promoting_what_is_not_here_names_what_is(tmp_path: Path, name: str) -> None:
-    here = night(tmp_path, 0).snapshot_id
+def test_promoting_what_is_not_here_names_what_is(place: Place, name: str) -> None:
+    here = night(place, 0).snapshot_id
     with pytest.raises(NoSnapshot, match=here):
-        Registry(tmp_path).promote(name)
-    assert Registry(tmp_path).current() == here
+        place.registry().promote(name)
+    assert place.registry().current() == here
 
 
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", "{}", '{"current": "../x", "previous": []}', '{"current": 1, "previous": []}']
 )
-def test_a_broken_pointer_is_named_and_promote_mends_it(tmp_path: Path, text: str) -> None:
-    registry = Registry(tmp_path)
-    here = night(tmp_path, 0).snapshot_id
-    (tmp_path / "current.json").write_text(text)
+def test_a_broken_pointer_is_named_and_promote_mends_it(place: Place, text: str) -> None:
+    registry = place.registry()
+    here, other = night(place, 0).snapshot_id, night(place, 1).snapshot_id
+    place.write("current.json", text.encode())
     with pytest.raises(SnapshotCorrupt, match=r"current\.json is not a pointer.*promote"):
         registry.current()
+    assert {manifest.snapshot_id for manifest in registry.list()} == {here, other}
     registry.promote(here)
-    assert registry.current() == here
+    assert registry.history() == (here,)
+    registry.open_current().close()
+    registry.promote(other)
+    assert registry.history() == (other, here)
 
 
-def test_a_folder_under_anothers_id_is_refused(tmp_path: Path) -> None:
-    name = night(tmp_path, 0).snapshot_id
-    other = "20260131-000000000000"
-    shutil.copytree(tmp_path / name, tmp_path / other)
+def test_a_lost_pointer_is_mended_by_promote_too(place: Place) -> None:
+    registry = place.registry()
+    here = night(place, 0).snapshot_id
+    place.delete("current.json")
+    with pytest.raises(NoSnapshot, match="no published"):
+        registry.current()
+    registry.promote(here)
+    assert place.registry().current() == here
+
+
+def test_a_snapshot_under_anothers_id_is_refused(place: Place) -> None:
+    name, other = night(place, 0).snapshot_id, night(place, 1).snapshot_id
+    for file in ("manifest.json", *place.registry().manifest(name).files):
+        place.write(place.path_of(other, file), place.read(place.path_of(name, file)))
     with pytest.raises(SnapshotCorrupt, match=f"it holds {name}"):
-        Registry(tmp_path).promote(other)
+        place.registry().open(other)
+    with pytest.raises(SnapshotCorrupt, match=f"it holds {name}"):
+        place.registry().promote(other)
 
 
-def test_a_sweep_keeps_the_newest_the_served_and_the_one_before(tmp_path: Path) -> None:
-    registry = Registry(tmp_path)
-    made = [night(tmp_path, number).snapshot_id for number in range(6)]
+def test_a_sweep_keeps_the_newest_the_served_and_the_one_before(place: Place) -> None:
+    registry = place.registry()
+    made = [night(place, number).snapshot_id for number in range(6)]
     registry.promote(made[1])
     registry.promote(made[0])
     mapped = registry.open(made[3])
@@ -195,6 +220,9 @@ def test_a_sweep_keeps_the_newest_the_served_and_the_one_before(tmp_path: Path) 
     assert mapped.user(b"\1" * 16) is not None
     assert registry.sweep(keep=0) == sorted(made[4:])
     assert registry.rollback() == made[1]
+    assert {path.split("/")[0] for path in place.everything()} == {"current.json", made[0], made[1]}
+    night(place, 3)  # what was removed can be published again
+    assert place.registry().open_current().manifest.snapshot_id == made[3]
 
 
 HOLD = """

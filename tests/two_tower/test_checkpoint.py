@@ -1,5 +1,6 @@
 """Checkpoints: whole or not at all, and never taken for those of other settings or other data."""
 
+import hashlib
 import json
 
 import pytest
@@ -32,6 +33,7 @@ def test_what_was_saved_comes_back(tmp_path):
     other, other_optimiser = made(9)
     again = checkpoint.resume(tmp_path / "new", other, other_optimiser, {"a": 1})
     assert again == state
+    assert not [path for path in (tmp_path / "new").iterdir() if path.suffix not in (".json", ".safetensors")]
     for name, value in model.state_dict().items():
         assert torch.equal(other.state_dict()[name], value)
     ours, theirs = optimiser.state_dict()["state"], other_optimiser.state_dict()["state"]
@@ -66,17 +68,28 @@ def test_a_crash_between_the_files_leaves_the_older_one(tmp_path):
     assert torch.equal(other.weight, model.weight)
 
 
-@pytest.mark.parametrize("part", ["safetensors", "optimiser.pt"])
-@pytest.mark.parametrize("damage", ["cut short", "missing"])
-def test_a_damaged_checkpoint_is_named(tmp_path, part, damage):
+@pytest.mark.parametrize("damage", ["cut short", "missing", "a flipped bit", "a state that is cut short"])
+def test_a_damaged_checkpoint_costs_time_and_nothing_else(tmp_path, damage):
     saved(tmp_path, {"a": 1})
-    (path,) = tmp_path.glob(f"*{part}")
+    (path,) = tmp_path.glob("*.safetensors" if "state" not in damage else "*.json")
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 4
     if damage == "missing":
         path.unlink()
     else:
-        path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(TrainingError, match=path.name):
-        checkpoint.resume(tmp_path, *made(), {"a": 1})
+        path.write_bytes(content if "bit" in damage else content[:-20])
+    model, optimiser = made(9)
+    weight = model.weight.clone()
+    again = checkpoint.resume(tmp_path, model, optimiser, {"a": 1})
+    assert (again.epoch, again.losses) == (0, []) and torch.equal(model.weight, weight)
+
+
+def test_nothing_is_left_when_it_is_removed(tmp_path):
+    saved(tmp_path, {"a": 1})
+    (tmp_path / ".0002-checkpoint.safetensors.77").write_bytes(b"by a killed writer")
+    checkpoint.save_weights(tmp_path / "model.safetensors", nn.Linear(3, 2))
+    checkpoint.remove(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
 
 
 def test_weights_of_another_shape_are_refused_with_the_file(tmp_path):
@@ -85,9 +98,9 @@ def test_weights_of_another_shape_are_refused_with_the_file(tmp_path):
         checkpoint.load_weights(tmp_path / "model.safetensors", nn.Linear(4, 2))
 
 
-def test_a_pickle_in_the_place_of_the_optimiser_is_never_run(tmp_path):
+def test_a_pickle_in_the_place_of_a_checkpoint_is_never_run(tmp_path):
     saved(tmp_path, {"a": 1})
-    (path,) = tmp_path.glob("*optimiser.pt")
+    (path,) = tmp_path.glob("*.safetensors")
     touched = tmp_path / "touched"
 
     class Hostile:
@@ -95,6 +108,9 @@ def test_a_pickle_in_the_place_of_the_optimiser_is_never_run(tmp_path):
             return (touched.write_text, ("x",))
 
     torch.save(Hostile(), path)
-    with pytest.raises(TrainingError):
+    state = json.loads((tmp_path / "checkpoint.json").read_text())
+    state["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()  # whoever put it there could put that there too
+    (tmp_path / "checkpoint.json").write_text(json.dumps(state))
+    with pytest.raises(TrainingError, match=path.name):
         checkpoint.resume(tmp_path, *made(), {"a": 1})
     assert not touched.exists()

@@ -26,43 +26,47 @@ from bodega.v1 import common_pb2 as bodega_dot_v1_dot_common__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x62odega/v1/admin.proto\x12\tbodega.v1\x1a\x16\x62odega/v1/common.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x12\n\x10GetStatusRequest\"\x91\x02\n\x11GetStatusResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12%\n\x08snapshot\x18\x02 \x01(\x0b\x32\x13.bodega.v1.Snapshot\x12\x18\n\x10\x63onsent_sequence\x18\x03 \x01(\x04\x12!\n\x19\x63onsent_staleness_seconds\x18\x04 \x01(\x01\x12\x10\n\x08\x64\x65graded\x18\x05 \x03(\t\x12.\n\nstarted_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05ready\x18\x07 \x01(\x08\x12$\n\x08problems\x18\x08 \x03(\x0b\x32\x12.bodega.v1.Problem\x12\x10\n\x08policies\x18\t \x03(\t\"\x9b\x02\n\x08Snapshot\x12\x13\n\x0bsnapshot_id\x18\x01 \x01(\t\x12.\n\ncreated_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05users\x18\x03 \x01(\x04\x12\r\n\x05items\x18\x04 \x01(\x04\x12\r\n\x05\x62ytes\x18\x05 \x01(\x04\x12\x31\n\x07metrics\x18\x06 \x03(\x0b\x32 .bodega.v1.Snapshot.MetricsEntry\x12\x0f\n\x07serving\x18\x07 \x01(\x08\x12)\n\x05\x61s_of\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"=\n\x14ListSnapshotsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"X\n\x15ListSnapshotsResponse\x12&\n\tsnapshots\x18\x01 \x03(\x0b\x32\x13.bodega.v1.Snapshot\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\">\n\x16PromoteSnapshotRequest\x12\x13\n\x0bsnapshot_id\x18\x01 \x01(\t\x12\x0f\n\x07percent\x18\x02 \x01(\r\"@\n\x17PromoteSnapshotResponse\x12%\n\x08snapshot\x18\x01 \x01(\x0b\x32\x13.bodega.v1.Snapshot\")\n\x17RollbackSnapshotRequest\x12\x0e\n\x06reason\x18\x01 \x01(\t\"A\n\x18RollbackSnapshotResponse\x12%\n\x08snapshot\x18\x01 \x01(\x0b\x32\x13.bodega.v1.Snapshot\"\x17\n\x15ReloadPoliciesRequest\"*\n\x16ReloadPoliciesResponse\x12\x10\n\x08policies\x18\x01 \x03(\t\"+\n\x13GetOperationRequest\x12\x14\n\x0coperation_id\x18\x01 \x01(\t\"H\n\x14GetOperationResponse\x12\r\n\x05state\x18\x01 \x01(\t\x12\x10\n\x08location\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t2\x89\x04\n\x0c\x41\x64minService\x12\x46\n\tGetStatus\x12\x1b.bodega.v1.GetStatusRequest\x1a\x1c.bodega.v1.GetStatusResponse\x12R\n\rListSnapshots\x12\x1f.bodega.v1.ListSnapshotsRequest\x1a .bodega.v1.ListSnapshotsResponse\x12X\n\x0fPromoteSnapshot\x12!.bodega.v1.PromoteSnapshotRequest\x1a\".bodega.v1.PromoteSnapshotResponse\x12[\n\x10RollbackSnapshot\x12\".bodega.v1.RollbackSnapshotRequest\x1a#.bodega.v1.RollbackSnapshotResponse\x12U\n\x0eReloadPolicies\x12 .bodega.v1.ReloadPoliciesRequest\x1a!.bodega.v1.ReloadPoliciesResponse\x12O\n\x0cGetOperation\x12\x1e.bodega.v1.GetOperationRequest\x1a\x1f.bodega.v1.GetOperationResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x62odega/v1/admin.proto\x12\tbodega.v1\x1a\x16\x62odega/v1/common.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x12\n\x10GetStatusRequest\"\xcf\x03\n\x11GetStatusResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12%\n\x08snapshot\x18\x02 \x01(\x0b\x32\x13.bodega.v1.Snapshot\x12\x18\n\x10\x63onsent_sequence\x18\x03 \x01(\x04\x12!\n\x19\x63onsent_staleness_seconds\x18\x04 \x01(\x01\x12\x10\n\x08\x64\x65graded\x18\x05 \x03(\t\x12.\n\nstarted_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05ready\x18\x07 \x01(\x08\x12$\n\x08problems\x18\x08 \x03(\x0b\x32\x12.bodega.v1.Problem\x12\x10\n\x08policies\x18\t \x03(\t\x12\x1c\n\x14snapshot_age_seconds\x18\n \x01(\x01\x12\x16\n\x0esnapshot_swaps\x18\x0b \x01(\x04\x12M\n\x11snapshots_refused\x18\x0c \x03(\x0b\x32\x32.bodega.v1.GetStatusResponse.SnapshotsRefusedEntry\x1a\x37\n\x15SnapshotsRefusedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\x9b\x02\n\x08Snapshot\x12\x13\n\x0bsnapshot_id\x18\x01 \x01(\t\x12.\n\ncreated_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05users\x18\x03 \x01(\x04\x12\r\n\x05items\x18\x04 \x01(\x04\x12\r\n\x05\x62ytes\x18\x05 \x01(\x04\x12\x31\n\x07metrics\x18\x06 \x03(\x0b\x32 .bodega.v1.Snapshot.MetricsEntry\x12\x0f\n\x07serving\x18\x07 \x01(\x08\x12)\n\x05\x61s_of\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"=\n\x14ListSnapshotsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"X\n\x15ListSnapshotsResponse\x12&\n\tsnapshots\x18\x01 \x03(\x0b\x32\x13.bodega.v1.Snapshot\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\">\n\x16PromoteSnapshotRequest\x12\x13\n\x0bsnapshot_id\x18\x01 \x01(\t\x12\x0f\n\x07percent\x18\x02 \x01(\r\"@\n\x17PromoteSnapshotResponse\x12%\n\x08snapshot\x18\x01 \x01(\x0b\x32\x13.bodega.v1.Snapshot\")\n\x17RollbackSnapshotRequest\x12\x0e\n\x06reason\x18\x01 \x01(\t\"A\n\x18RollbackSnapshotResponse\x12%\n\x08snapshot\x18\x01 \x01(\x0b\x32\x13.bodega.v1.Snapshot\"\x17\n\x15ReloadPoliciesRequest\"*\n\x16ReloadPoliciesResponse\x12\x10\n\x08policies\x18\x01 \x03(\t\"+\n\x13GetOperationRequest\x12\x14\n\x0coperation_id\x18\x01 \x01(\t\"H\n\x14GetOperationResponse\x12\r\n\x05state\x18\x01 \x01(\t\x12\x10\n\x08location\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t2\x89\x04\n\x0c\x41\x64minService\x12\x46\n\tGetStatus\x12\x1b.bodega.v1.GetStatusRequest\x1a\x1c.bodega.v1.GetStatusResponse\x12R\n\rListSnapshots\x12\x1f.bodega.v1.ListSnapshotsRequest\x1a .bodega.v1.ListSnapshotsResponse\x12X\n\x0fPromoteSnapshot\x12!.bodega.v1.PromoteSnapshotRequest\x1a\".bodega.v1.PromoteSnapshotResponse\x12[\n\x10RollbackSnapshot\x12\".bodega.v1.RollbackSnapshotRequest\x1a#.bodega.v1.RollbackSnapshotResponse\x12U\n\x0eReloadPolicies\x12 .bodega.v1.ReloadPoliciesRequest\x1a!.bodega.v1.ReloadPoliciesResponse\x12O\n\x0cGetOperation\x12\x1e.bodega.v1.GetOperationRequest\x1a\x1f.bodega.v1.GetOperationResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'bodega.v1.admin_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_GETSTATUSRESPONSE_SNAPSHOTSREFUSEDENTRY']._loaded_options = None
+  _globals['_GETSTATUSRESPONSE_SNAPSHOTSREFUSEDENTRY']._serialized_options = b'8\001'
   _globals['_SNAPSHOT_METRICSENTRY']._loaded_options = None
   _globals['_SNAPSHOT_METRICSENTRY']._serialized_options = b'8\001'
   _globals['_GETSTATUSREQUEST']._serialized_start=93
   _globals['_GETSTATUSREQUEST']._serialized_end=111
   _globals['_GETSTATUSRESPONSE']._serialized_start=114
-  _globals['_GETSTATUSRESPONSE']._serialized_end=387
-  _globals['_SNAPSHOT']._serialized_start=390
-  _globals['_SNAPSHOT']._serialized_end=673
-  _globals['_SNAPSHOT_METRICSENTRY']._serialized_start=627
-  _globals['_SNAPSHOT_METRICSENTRY']._serialized_end=673
-  _globals['_LISTSNAPSHOTSREQUEST']._serialized_start=675
-  _globals['_LISTSNAPSHOTSREQUEST']._serialized_end=736
-  _globals['_LISTSNAPSHOTSRESPONSE']._serialized_start=738
-  _globals['_LISTSNAPSHOTSRESPONSE']._serialized_end=826
-  _globals['_PROMOTESNAPSHOTREQUEST']._serialized_start=828
-  _globals['_PROMOTESNAPSHOTREQUEST']._serialized_end=890
-  _globals['_PROMOTESNAPSHOTRESPONSE']._serialized_start=892
-  _globals['_PROMOTESNAPSHOTRESPONSE']._serialized_end=956
-  _globals['_ROLLBACKSNAPSHOTREQUEST']._serialized_start=958
-  _globals['_ROLLBACKSNAPSHOTREQUEST']._serialized_end=999
-  _globals['_ROLLBACKSNAPSHOTRESPONSE']._serialized_start=1001
-  _globals['_ROLLBACKSNAPSHOTRESPONSE']._serialized_end=1066
-  _globals['_RELOADPOLICIESREQUEST']._serialized_start=1068
-  _globals['_RELOADPOLICIESREQUEST']._serialized_end=1091
-  _globals['_RELOADPOLICIESRESPONSE']._serialized_start=1093
-  _globals['_RELOADPOLICIESRESPONSE']._serialized_end=1135
-  _globals['_GETOPERATIONREQUEST']._serialized_start=1137
-  _globals['_GETOPERATIONREQUEST']._serialized_end=1180
-  _globals['_GETOPERATIONRESPONSE']._serialized_start=1182
-  _globals['_GETOPERATIONRESPONSE']._serialized_end=1254
-  _globals['_ADMINSERVICE']._serialized_start=1257
-  _globals['_ADMINSERVICE']._serialized_end=1778
+  _globals['_GETSTATUSRESPONSE']._serialized_end=577
+  _globals['_GETSTATUSRESPONSE_SNAPSHOTSREFUSEDENTRY']._serialized_start=522
+  _globals['_GETSTATUSRESPONSE_SNAPSHOTSREFUSEDENTRY']._serialized_end=577
+  _globals['_SNAPSHOT']._serialized_start=580
+  _globals['_SNAPSHOT']._serialized_end=863
+  _globals['_SNAPSHOT_METRICSENTRY']._serialized_start=817
+  _globals['_SNAPSHOT_METRICSENTRY']._serialized_end=863
+  _globals['_LISTSNAPSHOTSREQUEST']._serialized_start=865
+  _globals['_LISTSNAPSHOTSREQUEST']._serialized_end=926
+  _globals['_LISTSNAPSHOTSRESPONSE']._serialized_start=928
+  _globals['_LISTSNAPSHOTSRESPONSE']._serialized_end=1016
+  _globals['_PROMOTESNAPSHOTREQUEST']._serialized_start=1018
+  _globals['_PROMOTESNAPSHOTREQUEST']._serialized_end=1080
+  _globals['_PROMOTESNAPSHOTRESPONSE']._serialized_start=1082
+  _globals['_PROMOTESNAPSHOTRESPONSE']._serialized_end=1146
+  _globals['_ROLLBACKSNAPSHOTREQUEST']._serialized_start=1148
+  _globals['_ROLLBACKSNAPSHOTREQUEST']._serialized_end=1189
+  _globals['_ROLLBACKSNAPSHOTRESPONSE']._serialized_start=1191
+  _globals['_ROLLBACKSNAPSHOTRESPONSE']._serialized_end=1256
+  _globals['_RELOADPOLICIESREQUEST']._serialized_start=1258
+  _globals['_RELOADPOLICIESREQUEST']._serialized_end=1281
+  _globals['_RELOADPOLICIESRESPONSE']._serialized_start=1283
+  _globals['_RELOADPOLICIESRESPONSE']._serialized_end=1325
+  _globals['_GETOPERATIONREQUEST']._serialized_start=1327
+  _globals['_GETOPERATIONREQUEST']._serialized_end=1370
+  _globals['_GETOPERATIONRESPONSE']._serialized_start=1372
+  _globals['_GETOPERATIONRESPONSE']._serialized_end=1444
+  _globals['_ADMINSERVICE']._serialized_start=1447
+  _globals['_ADMINSERVICE']._serialized_end=1968
 # @@protoc_insertion_point(module_scope)

@@ -39,6 +39,26 @@ Global___GetStatusRequest: _TypeAlias = GetStatusRequest  # noqa: Y015
 class GetStatusResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class SnapshotsRefusedEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     VERSION_FIELD_NUMBER: _builtins.int
     SNAPSHOT_FIELD_NUMBER: _builtins.int
     CONSENT_SEQUENCE_FIELD_NUMBER: _builtins.int
@@ -48,19 +68,26 @@ class GetStatusResponse(_message.Message):
     READY_FIELD_NUMBER: _builtins.int
     PROBLEMS_FIELD_NUMBER: _builtins.int
     POLICIES_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_AGE_SECONDS_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_SWAPS_FIELD_NUMBER: _builtins.int
+    SNAPSHOTS_REFUSED_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     consent_sequence: _builtins.int
     consent_staleness_seconds: _builtins.float
     """since the ledger was last heard"""
     ready: _builtins.bool
     """as the health service says"""
+    snapshot_age_seconds: _builtins.float
+    """since it was written; 0 before the first"""
+    snapshot_swaps: _builtins.int
+    """since start"""
     @_builtins.property
     def snapshot(self) -> Global___Snapshot:
         """absent before the first"""
 
     @_builtins.property
     def degraded(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """stable codes: no_snapshot, ledger_unavailable, snapshot_refused, ..."""
+        """Stable codes: no_snapshot, ledger_unavailable, snapshot_refused, snapshot_gone, store_unavailable, ..."""
 
     @_builtins.property
     def started_at(self) -> _timestamp_pb2.Timestamp: ...
@@ -71,6 +98,10 @@ class GetStatusResponse(_message.Message):
     @_builtins.property
     def policies(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """with their versions, as home@3f2a9c01"""
+
+    @_builtins.property
+    def snapshots_refused(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """since start, by reason: SNAPSHOT_CORRUPT, SNAPSHOT_TOO_NEW, ..."""
 
     def __init__(
         self,
@@ -84,10 +115,13 @@ class GetStatusResponse(_message.Message):
         ready: _builtins.bool = ...,
         problems: _abc.Iterable[_common_pb2.Problem] | None = ...,
         policies: _abc.Iterable[_builtins.str] | None = ...,
+        snapshot_age_seconds: _builtins.float = ...,
+        snapshot_swaps: _builtins.int = ...,
+        snapshots_refused: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["snapshot", b"snapshot", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["consent_sequence", b"consent_sequence", "consent_staleness_seconds", b"consent_staleness_seconds", "degraded", b"degraded", "policies", b"policies", "problems", b"problems", "ready", b"ready", "snapshot", b"snapshot", "started_at", b"started_at", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consent_sequence", b"consent_sequence", "consent_staleness_seconds", b"consent_staleness_seconds", "degraded", b"degraded", "policies", b"policies", "problems", b"problems", "ready", b"ready", "snapshot", b"snapshot", "snapshot_age_seconds", b"snapshot_age_seconds", "snapshot_swaps", b"snapshot_swaps", "snapshots_refused", b"snapshots_refused", "started_at", b"started_at", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

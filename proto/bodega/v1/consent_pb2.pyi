@@ -334,7 +334,7 @@ class EraseUserRequest(_message.Message):
     ACTOR_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     request_id: _builtins.str
-    """idempotency key; at most 128 bytes"""
+    """idempotency key: the same one again changes nothing, whatever was granted since; at most 128 bytes"""
     actor: _builtins.str
     """person, guardian, operator; empty: person"""
     def __init__(
@@ -359,21 +359,33 @@ class EraseUserResponse(_message.Message):
     RECEIPT_ID_FIELD_NUMBER: _builtins.int
     ERASED_AT_FIELD_NUMBER: _builtins.int
     DEADLINES_FIELD_NUMBER: _builtins.int
+    CONSENT_TOKEN_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
     receipt_id: _builtins.str
+    consent_token: _builtins.str
+    """pass it with the requests that follow"""
+    sequence: _builtins.int
+    """the erasure's place in the server's order"""
     @_builtins.property
-    def erased_at(self) -> _timestamp_pb2.Timestamp: ...
+    def erased_at(self) -> _timestamp_pb2.Timestamp:
+        """nothing of the person up to it is used again; a later grant starts anew"""
+
     @_builtins.property
-    def deadlines(self) -> _containers.RepeatedCompositeFieldContainer[Global___ErasureDeadline]: ...
+    def deadlines(self) -> _containers.RepeatedCompositeFieldContainer[Global___ErasureDeadline]:
+        """a line for each copy, whether it is this service's or not"""
+
     def __init__(
         self,
         *,
         receipt_id: _builtins.str = ...,
         erased_at: _timestamp_pb2.Timestamp | None = ...,
         deadlines: _abc.Iterable[Global___ErasureDeadline] | None = ...,
+        consent_token: _builtins.str = ...,
+        sequence: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["erased_at", b"erased_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deadlines", b"deadlines", "erased_at", b"erased_at", "receipt_id", b"receipt_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consent_token", b"consent_token", "deadlines", b"deadlines", "erased_at", b"erased_at", "receipt_id", b"receipt_id", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -386,21 +398,27 @@ class ErasureDeadline(_message.Message):
     COPY_FIELD_NUMBER: _builtins.int
     BY_FIELD_NUMBER: _builtins.int
     DONE_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
     copy: _builtins.str
-    """serving, today, logs, lists, model, snapshots, backups"""
+    """serving, consent, lists, snapshots, model, logs, backups"""
     done: _builtins.bool
+    text: _builtins.str
+    """what was done, or who has to do what"""
     @_builtins.property
-    def by(self) -> _timestamp_pb2.Timestamp: ...
+    def by(self) -> _timestamp_pb2.Timestamp:
+        """absent: nothing here bounds it"""
+
     def __init__(
         self,
         *,
         copy: _builtins.str = ...,
         by: _timestamp_pb2.Timestamp | None = ...,
         done: _builtins.bool = ...,
+        text: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["by", b"by"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "copy", b"copy", "done", b"done"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "copy", b"copy", "done", b"done", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

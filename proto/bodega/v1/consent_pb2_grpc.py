@@ -97,7 +97,8 @@ class ConsentServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def EraseUser(self, request, context):
-        """Forgets a person: at once in serving, by the receipt's deadlines everywhere else.
+        """Forgets a person: at once in serving, and elsewhere as each line of the receipt says. Erasing again gives the same
+        receipt until the person has decided something new; someone unknown gets one too.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

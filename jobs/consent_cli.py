@@ -1,0 +1,132 @@
+"""`bodega consent`: what a person allows, their erasure, and the audit log."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from engine.errors import SettingsError
+from jobs.calls import HERE, OUT, Address, AsJson, Level, Out, Store, Timeout, Tls, connected, print_message
+from jobs.tables import print_table
+
+consent = typer.Typer(help="What a person allows.", no_args_is_help=True)
+
+Known = Annotated[str, typer.Argument(help="The user id, as in the logs.")]
+Changes = Annotated[list[str], typer.Argument(metavar="PURPOSE[:SOURCE]...", help="Without a source: all of them.")]
+Notice = Annotated[str, typer.Option(help="The version of the text that the person saw.")]
+Actor = Annotated[str, typer.Option(help="person, guardian or operator.")]
+
+
+@consent.command("get")
+def consent_get(
+    user: Known, address: Address = HERE, tls: Tls = "", timeout: Timeout = 5.0, as_json: AsJson = False
+) -> None:
+    """What a person allows now; what is not listed is not granted."""
+    from bodega.v1.common_pb2 import Personalization
+
+    with connected(address, tls, timeout) as client:
+        reply = client.get_consent(user)
+    if as_json:
+        print_message(reply)
+        return
+    print_table(
+        ("purpose", "source", ""),
+        [(each.purpose, each.source or "every", "granted" if each.granted else "withdrawn") for each in reply.grants],
+    )
+    preference = Personalization.Name(reply.preference).removeprefix("PERSONALIZATION_").lower()
+    print(f"preference: {'none stated' if preference == 'unspecified' else preference}")
+
+
+@consent.command("set")
+def consent_set(
+    user: Known,
+    changes: Changes = [],  # noqa: B006 - typer reads the default, nobody writes to it
+    level: Annotated[Level | None, typer.Option(help="How far lists may go at most.")] = None,
+    notice_version: Notice = "",
+    actor: Actor = "person",
+    address: Address = HERE,
+    tls: Tls = "",
+    timeout: Timeout = 5.0,
+) -> None:
+    """Grant purposes, such as `profile` or `profile:web`."""
+    if not changes and level is None:
+        raise SettingsError("There is nothing to set.", "Name a purpose, such as profile, or a --level.")
+    _change(user, changes, True, level, notice_version, actor, (address, tls, timeout))
+
+
+@consent.command("withdraw")
+def consent_withdraw(
+    user: Known,
+    changes: Changes = [],  # noqa: B006 - as above
+    notice_version: Notice = "",
+    actor: Actor = "person",
+    address: Address = HERE,
+    tls: Tls = "",
+    timeout: Timeout = 5.0,
+) -> None:
+    """Withdraw purposes; all of them where none is named."""
+    _change(user, changes, False, None, notice_version, actor, (address, tls, timeout))
+
+
+@consent.command("erase")
+def consent_erase(
+    user: Known,
+    yes: Annotated[bool, typer.Option("--yes", help="Needed: what is erased cannot be had back.")] = False,
+    actor: Actor = "person",
+    address: Address = HERE,
+    tls: Tls = "",
+    timeout: Timeout = 5.0,
+    as_json: AsJson = False,
+) -> None:
+    """Forget a person: at once in serving, and elsewhere as the receipt says."""
+    if not yes:
+        raise SettingsError("An erasure cannot be undone.", "Add --yes if that is what is wanted.")
+    with connected(address, tls, timeout) as client:
+        reply = client.erase_user(user, actor=actor)
+    if as_json:
+        print_message(reply)
+        return
+    rows = [
+        (each.copy, "done" if each.done else each.by.ToJsonString()[:10] if each.HasField("by") else "open", each.text)
+        for each in reply.deadlines
+    ]
+    print_table(("copy", "by", ""), rows)
+    print(f"receipt {reply.receipt_id}, change {reply.sequence}; consent token {reply.consent_token}")
+
+
+@consent.command("audit")
+def consent_audit(
+    out: Out = OUT,
+    last: Annotated[int, typer.Option(help="Rows to print.")] = 10,
+    against: Annotated[
+        list[str], typer.Option(metavar="SNAPSHOT", help="Its recorded head must be in the log; may be repeated.")
+    ] = [],  # noqa: B006 - as above
+    store: Store = "",
+    as_json: AsJson = False,
+) -> None:
+    """Check the audit log's chain, and print its last rows; exit 4 where it is not whole."""
+    from jobs.audit import audit, show
+
+    check, rows, heads = audit(out, store, last, against)
+    raise typer.Exit(show(check, rows, heads, as_json))
+
+
+def _change(
+    user: str,
+    changes: list[str],
+    granted: bool,
+    level: Level | None,
+    notice_version: str,
+    actor: str,
+    server: tuple[str, str, float],
+) -> None:
+    from bodega.client import PURPOSES, grant
+
+    pairs = [each.partition(":") for each in changes] or [(each, "", "") for each in (() if granted else PURPOSES)]
+    asked = [grant(purpose, source, granted=granted) for purpose, _, source in pairs]
+    with connected(*server) as client:
+        reply = client.set_consent(
+            user, asked, preference=level.value if level else None, notice_version=notice_version, actor=actor
+        )
+    print(f"recorded as {reply.receipt_id}, change {reply.sequence}; consent token {reply.consent_token}")

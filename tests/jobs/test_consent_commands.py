@@ -1,0 +1,166 @@
+"""`bodega consent erase` and `bodega consent audit`, on a real server and a real ledger."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+
+from engine.consent import Change, Ledger
+from engine.snapshot import About, Manifest, Registry, read_manifest
+from tests.nights import Ran
+from tests.serving.shop import VOCABULARY, Shop, allow
+from tests.snapshot_builder import build_snapshot
+
+KEYS = [bytes([n]) * 16 for n in range(1, 5)]
+
+
+def bodega(*arguments: str) -> Ran:
+    done = subprocess.run(
+        [sys.executable, "-m", "jobs.cli", *arguments], capture_output=True, text=True, timeout=120, cwd="/"
+    )
+    return Ran(done.returncode, done.stdout, done.stderr)
+
+
+def grant_to(ledger: Ledger, *keys: bytes) -> None:
+    for key in keys:
+        ledger.record(key, [Change("profile", "", True)], None, "n", "person", "", None)
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """A folder whose audit log has six rows; the fourth and the last move no consent."""
+    with closing(Ledger.open(f"sqlite:///{tmp_path}/consent.db", VOCABULARY)) as ledger:
+        grant_to(ledger, *KEYS[:3])
+        ledger.audit("snapshot_promoted", "operator", {"snapshot": "20260131-000000000000"})
+        ledger.erase(KEYS[0], "guardian", "")
+        ledger.audit("snapshot_rolled_back", "operator", {"snapshot": "20260130-000000000000", "because": "clicks"})
+    return tmp_path
+
+
+def recorded(out: Path, head: str, seed: int) -> str:
+    """Publish a snapshot whose manifest records a head."""
+    staged = out / "staged"
+    build_snapshot(staged, users={b"a" * 16: {}}, seed=seed)
+    manifest = read_manifest(staged)
+    about = About(**{each.name: getattr(manifest, each.name) for each in fields(About)})
+    lineage = replace(about.lineage, audit_head=head)
+    made = Manifest.of(replace(about, lineage=lineage), manifest.files, manifest.counts)
+    (staged / "manifest.json").write_text(made.to_json())
+    Registry(out / "snapshots").publish(staged)
+    shutil.rmtree(staged, ignore_errors=True)
+    return made.snapshot_id
+
+
+def test_nobody_is_erased_without_saying_so_twice(shop: Shop) -> None:
+    shop.publish()
+    with shop.served() as (server, client):
+        allow(client, "ana")
+        at = ("--address", f"127.0.0.1:{server.port}")
+        refused = bodega("consent", "erase", "ana", *at)
+        assert refused.code == 2 and "cannot be undone" in refused.err and "--yes" in refused.err
+        assert client.get_consent("ana").grants
+        done = bodega("consent", "erase", "ana", "--yes", *at)
+        assert done.code == 0, done.err
+        assert not client.get_consent("ana").grants
+        assert client.erase_user("ana").receipt_id in done.out
+        assert "serving" in done.out and "done" in done.out and "Not purged by this version" in done.out
+        again = json.loads(bodega("consent", "erase", "ana", "--yes", "--json", *at).out)
+        assert again["receipt_id"] in done.out and len(again["deadlines"]) == 7
+
+
+def test_a_whole_log_is_told_with_its_last_rows(out: Path) -> None:
+    done = bodega("consent", "audit", "--out", str(out), "--last", "2")
+    assert done.code == 0, done.err
+    *rows, summary = done.out.splitlines()
+    assert [row.split()[0] for row in rows] == ["5", "6"]
+    assert "guardian person_erased -> 4" in rows[0] and "because" in rows[1]
+    assert summary.startswith("audit log: 6 rows, head ") and summary.endswith(", whole")
+    told = json.loads(bodega("consent", "audit", "--out", str(out), "--last", "1", "--json").out)
+    assert (told["whole"], told["rows"], told["fault"]) == (True, 6, "")
+    assert told["last"][0]["detail"] == {"snapshot": "20260130-000000000000", "because": "clicks"}
+    assert told["head"] == told["last"][0]["hash"] and told["head"] in summary
+    for key in KEYS:
+        assert key.hex() not in done.out
+
+
+def edited(database: sqlite3.Connection) -> None:
+    database.execute("UPDATE consent_audit SET actor = 'nobody' WHERE number = 3")
+
+
+def removed(database: sqlite3.Connection) -> None:
+    database.execute("DELETE FROM consent_audit WHERE number = 3")
+
+
+def reordered(database: sqlite3.Connection) -> None:
+    for was, now in ((3, 99), (4, 3), (99, 4)):
+        database.execute("UPDATE consent_audit SET number = ? WHERE number = ?", (now, was))
+
+
+def cut(database: sqlite3.Connection) -> None:
+    database.execute("DELETE FROM consent_audit WHERE number > 3")
+
+
+def garbled(database: sqlite3.Connection) -> None:
+    database.execute("UPDATE consent_audit SET detail = '{' WHERE number = 6")
+
+
+@pytest.mark.parametrize(("damage", "sound"), [(edited, 2), (removed, 2), (reordered, 2), (cut, 3), (garbled, 5)])
+def test_what_was_done_to_the_log_is_found_and_named(
+    out: Path, damage: Callable[[sqlite3.Connection], None], sound: int
+) -> None:
+    with closing(sqlite3.connect(out / "consent.db")) as database, database:
+        damage(database)
+    done = bodega("consent", "audit", "--out", str(out))
+    assert (done.code, done.err) == (4, "") and f"{sound} rows" in done.out and "BROKEN" in done.out
+    told = json.loads(bodega("consent", "audit", "--out", str(out), "--json").out)
+    assert not told["whole"] and told["rows"] == sound and told["fault"]
+
+
+def test_a_log_cut_off_with_all_that_tells_of_it_is_found_by_a_manifest(out: Path) -> None:
+    with closing(Ledger.open(f"sqlite:///{out}/consent.db", VOCABULARY)) as ledger:
+        early, late = ledger.audit_head(1), ledger.audit_head(4)
+    names = {at: recorded(out, head, seed) for seed, (at, head) in enumerate({"early": early, "late": late}.items())}
+    without = recorded(out, "", 2)
+    against = [word for name in (*names.values(), without) for word in ("--against", name)]
+    assert bodega("consent", "audit", "--out", str(out), *against).code == 0
+    with closing(sqlite3.connect(out / "consent.db")) as database, database:
+        database.execute("DELETE FROM consent_audit WHERE number > 3")
+        head = database.execute("SELECT hash FROM consent_audit WHERE number = 3").fetchone()[0]
+        database.execute("UPDATE consent_ledger SET sequence = 3, audited = 3, audit_head = ?", (head,))
+    assert bodega("consent", "audit", "--out", str(out)).code == 0, "nothing in the database tells of it"
+    done = bodega("consent", "audit", "--out", str(out), *against)
+    assert done.code == 4
+    verdicts = {line.split()[1].rstrip(":"): line for line in done.out.splitlines() if line.startswith("snapshot ")}
+    assert verdicts[names["early"]].endswith("in the log") and "NOT" not in verdicts[names["early"]]
+    assert verdicts[names["late"]].endswith("NOT in the log")
+    assert verdicts[without].endswith("was made without an audit log")
+    told = json.loads(bodega("consent", "audit", "--out", str(out), "--json", *against).out)["snapshots"]
+    assert {name: each["in_log"] for name, each in told.items()} == {
+        names["early"]: True,
+        names["late"]: False,
+        without: False,
+    }
+
+
+def test_a_folder_without_a_ledger_gets_none_by_being_looked_at(tmp_path: Path) -> None:
+    done = bodega("consent", "audit", "--out", str(tmp_path))
+    assert done.code == 2 and "There is no ledger" in done.err and not list(tmp_path.iterdir())
+
+
+def test_a_snapshot_that_is_not_there_is_named(out: Path) -> None:
+    done = bodega("consent", "audit", "--out", str(out), "--against", "20990101-000000000000")
+    assert done.code == 7 and "20990101-000000000000" in done.err
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Shop:
+    return Shop(tmp_path / "out")

@@ -1,0 +1,235 @@
+"""What a replica makes of each way in which a published snapshot can be wrong, be it in a folder or in an object store."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from engine.consent import Vocabulary
+from engine.errors import NoSnapshot, SnapshotError
+from engine.serving.replica import Replica
+from tests.serving.shop import Shop
+from tests.snapshot.places import Place, bucket, folder, object_server, place
+
+__all__ = ["bucket", "folder", "object_server", "place"]
+
+
+@pytest.fixture
+def shop(place: Place, tmp_path: Path) -> Shop:
+    return Shop(tmp_path / "out", place.where)
+
+
+@pytest.fixture
+def replica(shop: Shop) -> Iterator[Replica]:
+    shop.publish()
+    replica = Replica(shop.settings("retry_seconds=0.01"))
+    replica.look()
+    yield replica
+    replica.close()
+
+
+def problems(replica: Replica) -> dict[str, str]:
+    return {code: f"{error.reason} {error.message} {error.remedy}" for code, error in replica.problems()}
+
+
+def flip(place: Place, name: str) -> None:
+    path = place.path_of(name, "candidates-00000.arrow")
+    good = place.read(path)
+    place.write(path, good[:400] + bytes([good[400] ^ 1]) + good[401:])
+
+
+def cut(place: Place, name: str) -> None:
+    path = place.path_of(name, "users-00001.arrow")
+    place.write(path, place.read(path)[:-8])
+
+
+def cut_in_half(place: Place, name: str) -> None:
+    path = place.path_of(name, "manifest.json")
+    place.write(path, place.read(path)[:200])
+
+
+def lose(place: Place, name: str) -> None:
+    place.delete(place.path_of(name, "items.arrow"))
+
+
+def swap(place: Place, name: str) -> None:
+    one, other = (place.path_of(name, f"users-{number:05d}.arrow") for number in range(2))
+    first, second = place.read(one), place.read(other)
+    place.write(one, second)
+    place.write(other, first)
+
+
+def make_newer(place: Place, name: str) -> None:
+    path = place.path_of(name, "manifest.json")
+    record = json.loads(place.read(path))
+    record["format_version"] = 99
+    place.write(path, json.dumps(record).encode())
+
+
+FAULTS = [
+    (flip, "SNAPSHOT_CORRUPT"),
+    (cut, "SNAPSHOT_CORRUPT"),
+    (cut_in_half, "SNAPSHOT_CORRUPT"),
+    (swap, "SNAPSHOT_CORRUPT"),
+    (make_newer, "SNAPSHOT_TOO_NEW"),
+]
+
+
+@pytest.mark.parametrize(("harm", "reason"), [*FAULTS, (lose, "")])
+def test_a_bad_snapshot_is_refused_counted_and_leaves_the_old_one_serving(
+    shop: Shop, replica: Replica, place: Place, harm: Callable[[Place, str], None], reason: str
+) -> None:
+    old = replica.served
+    assert old is not None
+    good = shop.publish(1).snapshot_id
+    harm(place, good)
+    for _ in range(2):
+        replica.look()
+        time.sleep(0.02)  # longer than retry_seconds
+    assert replica.served is old and replica.ready
+    told = problems(replica)["snapshot_refused"]
+    assert good in told and old.name in told and told.startswith(reason)
+    refused = replica.snapshots.refusals
+    assert sum(refused.values()) == 2 and (not reason or refused[reason] == 2)
+    with replica.lease() as served:
+        assert served.snapshot.user(shop.keys.rotating.derive("ana")) is not None
+    assert not list((shop.out / "cache").glob(".incoming-*"))
+    if harm is not make_newer:  # an older publisher does not replace what it cannot read
+        shop.publish(1)
+        replica.look()
+        assert not replica.problems() and replica.served is not None and replica.served.name == good
+        assert replica.snapshots.swaps == 1
+
+
+@pytest.mark.parametrize(("harm", "reason"), FAULTS)
+def test_after_a_restart_the_newest_whole_one_serves_until_the_current_is_mended(
+    shop: Shop, place: Place, harm: Callable[[Place, str], None], reason: str
+) -> None:
+    oldest, older, current = (shop.publish(number).snapshot_id for number in range(3))
+    whole = {path: place.read(path) for path in place.everything()}
+    harm(place, current)
+    flip(place, older)
+    replica = Replica(shop.settings("retry_seconds=0.01"))
+    replica.look()
+    assert replica.ready and replica.served is not None and replica.served.name == oldest
+    told = problems(replica)["snapshot_refused"]
+    assert current in told and oldest in told and told.startswith(reason)
+    for path, data in whole.items():
+        place.write(path, data)
+    replica.look()
+    assert not replica.problems() and replica.served.name == current
+    replica.close()
+
+
+def test_with_nothing_whole_nothing_serves_and_the_cause_is_told(shop: Shop, place: Place) -> None:
+    names = [shop.publish(number).snapshot_id for number in range(2)]
+    for name in names:
+        cut(place, name)
+    replica = Replica(shop.settings())
+    for _ in range(3):
+        replica.look()
+    assert not replica.ready and "nothing is served" in problems(replica)["snapshot_refused"]
+    assert replica.snapshots.refusals.total() == 2  # once each, not at every look
+    replica.close()
+
+
+def test_the_served_files_may_be_deleted(shop: Shop, replica: Replica, place: Place) -> None:
+    served = replica.served
+    assert served is not None
+    shutil.rmtree(Path(place.where) if place.kind == "folder" else shop.out / "cache")
+    replica.look()
+    assert replica.ready and served.name in problems(replica)["snapshot_gone"]
+    for user in ("ana", "ben"):
+        with replica.lease() as held:
+            assert held.snapshot.user(shop.keys.rotating.derive(user)) is not None
+    again = shop.publish(1).snapshot_id
+    replica.look()
+    assert not replica.problems() and replica.served is not None and replica.served.name == again
+
+
+def test_promote_and_rollback_are_in_effect_when_they_return(shop: Shop, replica: Replica, place: Place) -> None:
+    first = replica.served.name if replica.served else ""
+    second, third = (shop.publish(number).snapshot_id for number in (1, 2))
+    assert replica.promote(second).name == second == replica.snapshots.registry.current()
+    assert replica.served is not None and replica.served.name == second
+    assert place.registry().history() == (second, third, first)
+    assert replica.rollback().name == third
+    assert replica.rollback().name == first == replica.snapshots.registry.current()
+    with pytest.raises(NoSnapshot, match="served before"):
+        replica.rollback()
+    with pytest.raises(NoSnapshot):
+        replica.promote("20200101-000000000000")
+    assert not replica.problems() and replica.served.name == first
+
+
+def test_what_this_process_cannot_serve_is_not_promoted(shop: Shop, replica: Replica, place: Place) -> None:
+    old = replica.served
+    assert old is not None
+    strange = shop.publish(1, vocabulary=Vocabulary(sources=("kiosk",)).to_json()).snapshot_id
+    place.registry().promote(old.name)
+    bad = shop.publish(2).snapshot_id
+    flip(place, bad)
+    place.registry().promote(old.name)
+    for name in (strange, bad):
+        with pytest.raises(SnapshotError):
+            replica.promote(name)
+        assert place.registry().current() == old.name and replica.served is old
+    place.registry().promote(strange)
+    place.registry().promote(old.name)
+    with pytest.raises(SnapshotError, match="vocabulary"):
+        replica.rollback()
+    assert place.registry().current() == old.name and replica.served is old
+
+
+def test_a_store_that_does_not_answer_leaves_what_serves(
+    shop: Shop, replica: Replica, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if place.server is None:
+        monkeypatch.setattr(Path, "read_bytes", lambda _: (_ for _ in ()).throw(PermissionError(13, "denied")))
+    else:
+        place.server.fail("error_before", "GET", "current.json", times=1000)
+        monkeypatch.setattr("engine.snapshot.bucket._RETRIES", {"max_retries": 0})
+        replica.snapshots.registry = place.registry(shop.out / "cache")
+    served = replica.served
+    replica.look()
+    assert replica.ready and replica.served is served
+    assert "store_unavailable" in problems(replica)
+    monkeypatch.undo()
+    if place.server:
+        place.server.faults.clear()
+        for name, value in place.server.environment.items():
+            monkeypatch.setenv(name, value)
+    replica.look()
+    assert not replica.problems()
+
+
+def test_a_ledger_is_heard_while_a_snapshot_is_fetched(shop: Shop, replica: Replica) -> None:
+    """A fetch may take minutes; a withdrawal may not wait for it."""
+    fetching, done = threading.Event(), threading.Event()
+    registry = replica.snapshots.registry
+    history = registry.history
+
+    def slow() -> tuple[str, ...]:
+        fetching.set()
+        assert done.wait(20)
+        return history()
+
+    registry.history = slow  # type: ignore[method-assign]
+    replica.settings.watch_seconds = 0.02
+    replica.watch(lambda: None)
+    assert fetching.wait(20)
+    (shop.out / "consent.db").rename(shop.out / "away.db")
+    waited = threading.Event()
+    for _ in range(200):
+        if "ledger_unavailable" in problems(replica):
+            break
+        waited.wait(0.05)
+    assert "ledger_unavailable" in problems(replica) and not done.is_set()
+    (shop.out / "away.db").rename(shop.out / "consent.db")
+    done.set()
