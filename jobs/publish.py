@@ -42,7 +42,7 @@ def publish(this: Night, cluster: Cluster) -> StageManifest:
     """
     settings = this.settings
     reason = check_reason(settings.force)
-    registry = Registry(settings.store.snapshots)
+    registry = Registry(settings.store.snapshots, settings.store.cache)
     serving = _serving(registry)
     inputs = this.after("rank", "evaluate")
     with stage(this.folder, "publish", inputs, {"gates": asdict(settings.gates), "force": reason}) as work:
@@ -74,7 +74,7 @@ def look(this: Night) -> None:
     Raises:
         GateBlocked: as `publish` would.
     """
-    registry = Registry(this.settings.store.snapshots)
+    registry = Registry(this.settings.store.snapshots, this.settings.store.cache)
     with _assembled(this, registry) as staged:
         figures = night_figures(this, staged, _yesterday(registry, staged))
         say(gate_table(figures.verdicts))

@@ -41,7 +41,7 @@ def served(
         taken: items that are not wanted.
         limit: 0: the surface's own.
     """
-    popular = Slate.of_anyone(*snapshot.fallback(), _POPULAR)
+    popular = Slate.of_anyone(*snapshot.fallback(region=region), _POPULAR)
 
     def moment(record: UserRecord | None, granted: int) -> Moment:
         return Moment(

@@ -46,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
         server = Server(settings)
         log_to_stderr(settings.log)
         # A snapshot that is opened beside the one that serves makes objects enough for a full collection, which walks all of
-        # numba and Hydra and stops every request for 100 ms (measured); and its thread would keep the interpreter for 5 ms
+        # numba and Hydra and stops every request for a tenth of a second; and its thread would keep the interpreter for 5 ms
         # at each turn that a request has to wait for.
         gc.collect()
         gc.freeze()

@@ -121,17 +121,22 @@ class Recommender:
             return self._answer(served, chain, ask, stand, made)
 
     def _make(self, served: Served, chain: Chain, ask: Ask, stand: Footing) -> _Made:
-        snapshot = served.snapshot
         try:
             record = self._record(served, ask, stand)
+            if record is not None:
+                return self._personal(served, chain, ask, stand, record)
         except SnapshotCorrupt as error:
             # One person's block says nothing of another's: the list is a stranger's, and operators are told.
             self._replica.damaged(served, error)
-            return self._make(served, chain, ask, Footing("record_damaged", stand.level))
-        if record is None:
-            moment = _moment(snapshot, chain, ask, NOBODY, None)
-            outcome = chain.run(_anyone(snapshot, ask), moment)
-            return _Made(outcome.slate, outcome.effects, NON_PROFILED, stand.reason or "unknown_user", "")
+            return self._strangers(served, chain, ask, "record_damaged")
+        return self._strangers(served, chain, ask, stand.reason or "unknown_user")
+
+    def _strangers(self, served: Served, chain: Chain, ask: Ask, reason: str) -> _Made:
+        outcome = chain.run(_anyone(served.snapshot, ask), _moment(served.snapshot, chain, ask, NOBODY, None))
+        return _Made(outcome.slate, outcome.effects, NON_PROFILED, reason, "")
+
+    def _personal(self, served: Served, chain: Chain, ask: Ask, stand: Footing, record: UserRecord) -> _Made:
+        snapshot = served.snapshot
         candidates = record.candidates
         bases = candidates.basis
         within = allowed(bases, stand.granted)
@@ -141,8 +146,7 @@ class Recommender:
         used = bases[within & (bases != NOBODY)]
         if not len(used):
             # Nothing personal is left, so nothing may differ from what a stranger gets.
-            bare = Footing("grants_missing" if narrowed else "no_candidates", stand.level)
-            return self._make(served, chain, ask, bare)
+            return self._strangers(served, chain, ask, "grants_missing" if narrowed else "no_candidates")
         moment = _moment(snapshot, chain, ask, stand.granted, record.seen)
         outcome = make_list(chain, candidates, _anyone(snapshot, ask), moment)
         slate, effects = outcome.slate, outcome.effects
@@ -197,10 +201,10 @@ class Recommender:
         )
 
 
-def popular(snapshot: Snapshot, only_categories: Sequence[str] = ()) -> Slate:
-    """What may be shown to anybody, best first: the shop's list, or those of some categories before it."""
+def popular(snapshot: Snapshot, only_categories: Sequence[str] = (), region: str = "") -> Slate:
+    """What may be shown to anybody, best first: the list of the region, or those of some categories before it."""
     codes = [snapshot.categories.index(name) for name in only_categories if name in snapshot.categories]
-    lists = [snapshot.fallback(code) for code in sorted(set(codes))] + [snapshot.fallback()]
+    lists = [snapshot.fallback(code) for code in sorted(set(codes))] + [snapshot.fallback(region=region)]
     item = np.concatenate([each for each, _ in lists])
     score = np.concatenate([each for _, each in lists])
     if codes:
@@ -238,5 +242,5 @@ def _moment(snapshot: Snapshot, chain: Chain, ask: Ask, granted: int, seen: Seen
 
 def _anyone(snapshot: Snapshot, ask: Ask) -> Slate:
     """What may be shown to anybody; to a minor, who is never profiled, without sensitive items."""
-    slate = popular(snapshot, ask.only_categories)
+    slate = popular(snapshot, ask.only_categories, ask.region)
     return slate.take(np.flatnonzero(~snapshot.items.sensitive[slate.item])) if ask.minor else slate

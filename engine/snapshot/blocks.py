@@ -1,7 +1,8 @@
-"""The compiled half of a look-up: find a person's row, and check that nothing in their block has changed.
+"""The compiled half of a look-up: find a person's row, and check that nothing of theirs has changed before it is used.
 
-A person's block is their key, how many rows they have in each table, and those rows, column by column. Its checksum stands
-in `users.crc`, so that a bit that turns in memory or on disk after the files were hashed gives an error, not a list.
+What a person has in a table is checked together with their key and the number of rows, against a checksum beside where the
+rows lie: a bit that turns in memory or on disk after the files were hashed gives an error, not a list. Candidates and their
+ways are checked at the look-up, the other tables when they are asked for: reading them costs more than all else.
 
 CRC-32C (RFC 3720, appendix B.4) of four interleaved streams of 8-byte words, which keeps the processor's CRC unit busy,
 folded into one: a change of up to 32 bits in a row within a word is always found, any other but for one in 2^32.
@@ -30,11 +31,13 @@ _POLYNOMIAL = 0x82F63B78
 _HARDWARE = "sse4.2" in {name for name, has in binding.get_host_cpu_features().items() if has}
 
 # Where a shard lies, as one row of int64: how many users, the halves of the first key, addresses of the keys and of the
-# blocks, then by table its rows, its columns, and each column's address and bytes a row.
+# blocks, then of each table _WIDE numbers.
 _FIRST, _KEYS, _BLOCKS, _AFTER = 1, 3, 4, 5
+_WIDE = 14  # its rows, its columns, then address and bytes a row of each of up to six columns
 _TABLES = 6
-_BLOCK = 4 * (1 + 2 * _TABLES)  # bytes: a checksum, then start and count in each table
-_WAYS = _AFTER + 8  # address of the first column of the second table
+_CANDIDATES, _WAYS = 0, 1
+_SPAN = 12  # bytes: checksum, start and count of one person's rows in one table
+_BLOCK = _SPAN * _TABLES
 _LINE = 64  # bytes that the processor fetches at once
 
 
@@ -42,7 +45,7 @@ def place(keys: NDArray[Any], block: NDArray[np.uint32], tables: Sequence[Sequen
     """Describe one shard to the compiled code: addresses of arrays that the caller keeps alive.
 
     Args:
-        keys: (U,) ascending. block: (U, 13) checksum, then start and count in each table. tables: each one's columns.
+        keys: (U,) ascending. block: (U, 18) checksum, start and count in each table. tables: each one's columns.
 
     Returns:
         one row of the table of shards that `find` takes, as long for every shard of a snapshot.
@@ -50,9 +53,10 @@ def place(keys: NDArray[Any], block: NDArray[np.uint32], tables: Sequence[Sequen
     first = np.frombuffer(keys[:1].tobytes() or bytes(KEY_BYTES), ">i8")
     row = [len(keys), int(first[0]), int(first[1]), _address(keys), _address(block)]
     for columns in tables:
-        row += [len(columns[0]), len(columns)]
+        told = [len(columns[0]), len(columns)]
         for column in columns:
-            row += [_address(column), column.itemsize * int(np.prod(column.shape[1:]))]
+            told += [_address(column), column.itemsize * int(np.prod(column.shape[1:]))]
+        row += told + [0] * (_WIDE - len(told))
     return np.array(row, np.int64)
 
 
@@ -179,47 +183,44 @@ def _fold(state: Any, address: Any, size: Any) -> Any:
 
 
 @njit(cache=True)
-def _fetch(shard: Any, block: Any) -> Any:
-    """Ask for the whole block at once: it lies in some twenty places, and waiting for one after another takes longest.
+def _fetch(shard: Any, row: Any, table: Any) -> Any:
+    """Ask for all of a person's rows in a table at once: waiting for one column after another takes longest.
 
     Returns:
-        whether each span lies in its table.
+        whether they lie in the table.
     """
-    at = _AFTER
-    for table in range(_TABLES):
-        start, count = np.int64(_load32(block + 4 + 8 * table)), np.int64(_load32(block + 8 + 8 * table))
-        if start + count > shard[at]:
-            return False
-        after = at + 2 + 2 * shard[at + 1]
-        if count:
-            for column in range(at + 2, after, 2):
-                line = shard[column] + start * shard[column + 1]
-                end = line + count * shard[column + 1]
-                while line < end:
-                    _prefetch(line)
-                    line += _LINE
-        at = after
+    at, span = _AFTER + _WIDE * table, shard[_BLOCKS] + _BLOCK * row + _SPAN * table
+    start, count = np.int64(_load32(span + 4)), np.int64(_load32(span + 8))
+    if start + count > shard[at]:
+        return False
+    for column in range(at + 2, at + 2 + 2 * shard[at + 1], 2):
+        line = shard[column] + start * shard[column + 1]
+        end = line + count * shard[column + 1]
+        while line < end:
+            _prefetch(line)
+            line += _LINE
     return True
 
 
 @njit(cache=True)
-def _checksum(shard: Any, row: Any) -> Any:
-    """Of one person's block; DAMAGED where a span leaves its table."""
-    block = shard[_BLOCKS] + _BLOCK * row
-    if not _fetch(shard, block):
-        return np.int64(DAMAGED)
-    state = _fold(np.uint64(_ALL), shard[_KEYS] + KEY_BYTES * row, np.int64(KEY_BYTES))
-    at = _AFTER
-    for table in range(_TABLES):
-        start, count = np.int64(_load32(block + 4 + 8 * table)), np.int64(_load32(block + 8 + 8 * table))
-        state = _word(state, np.uint64(count))
-        after = at + 2 + 2 * shard[at + 1]
-        if count:
-            for column in range(at + 2, after, 2):
-                wide = shard[column + 1]
-                state = _fold(state, shard[column] + start * wide, count * wide)
-        at = after
-    return np.int64(state & np.uint64(_ALL))
+def _checksum(shard: Any, row: Any, table: Any) -> Any:
+    """Of a person's rows in a table, which they lie in."""
+    at, span = _AFTER + _WIDE * table, shard[_BLOCKS] + _BLOCK * row + _SPAN * table
+    start, count = np.int64(_load32(span + 4)), np.int64(_load32(span + 8))
+    key = shard[_KEYS] + KEY_BYTES * row
+    state = _word(_word(np.uint64(_ALL), _load64(key)), _load64(key + 8))
+    state = _word(state, np.uint64((table << 32) | count))
+    if count:
+        for column in range(at + 2, at + 2 + 2 * shard[at + 1], 2):
+            wide = shard[column + 1]
+            state = _fold(state, shard[column] + start * wide, count * wide)
+    return np.uint32(state)
+
+
+@njit(cache=True)
+def _sound(shard: Any, row: Any, table: Any) -> Any:
+    """Whether a person's rows in a table are what was written."""
+    return _checksum(shard, row, table) == _load32(shard[_BLOCKS] + _BLOCK * row + _SPAN * table)
 
 
 @njit(cache=True)
@@ -262,20 +263,21 @@ def _row(keys: Any, count: Any, high: Any, low: Any) -> Any:
 
 @njit(cache=True, nogil=True)
 def seal(shard: NDArray[np.int64]) -> NDArray[np.uint32]:
-    """(U,) the checksum of each person's block of a shard whose spans are sound.
+    """(U, tables) the checksums of a shard whose spans are sound; those that are there are not looked at.
 
     Args:
-        shard: a row that `place` made; the checksums in it are not looked at.
+        shard: a row that `place` made.
     """
-    sums = np.empty(shard[0], np.uint32)
+    sums = np.empty((shard[0], _TABLES), np.uint32)
     for row in range(shard[0]):
-        sums[row] = np.uint32(_checksum(shard, row))
+        for table in range(_TABLES):
+            sums[row, table] = _checksum(shard, row, table)
     return sums
 
 
 @njit(cache=True)
 def find(shards: NDArray[np.int64], key: bytes) -> Any:
-    """Where a person stands: shard * 2^32 + row; MISSING, or DAMAGED where their block is not what was written.
+    """Where a person stands: shard * 2^32 + row; MISSING, or DAMAGED where their candidates are not what was written.
 
     Args:
         shards: (S, ...) rows that `place` made, of shards with users, ascending by key.
@@ -299,9 +301,24 @@ def find(shards: NDArray[np.int64], key: bytes) -> Any:
     row = _row(shard[_KEYS], shard[0], high, low)
     if row < 0:
         return np.int64(MISSING)
-    if _checksum(shard, row) != np.int64(_load32(shard[_BLOCKS] + _BLOCK * row)):
+    if not (_fetch(shard, row, _CANDIDATES) and _fetch(shard, row, _WAYS)):
+        return np.int64(DAMAGED)
+    if not (_sound(shard, row, _CANDIDATES) and _sound(shard, row, _WAYS)):
         return np.int64(DAMAGED)
     return (before - 1) << 32 | row
+
+
+@njit(cache=True)
+def rows(shard: NDArray[np.int64], row: int, table: int) -> Any:
+    """Where a person's rows in a table lie: start * 2^32 + count; DAMAGED where they are not what was written.
+
+    Args:
+        shard: a row that `place` made. row: as `find` gave it. table: its number.
+    """
+    if not _fetch(shard, row, table) or not _sound(shard, row, table):
+        return np.int64(DAMAGED)
+    span = shard[_BLOCKS] + _BLOCK * row + _SPAN * table
+    return np.int64(_load32(span + 4)) << 32 | np.int64(_load32(span + 8))
 
 
 @njit(cache=True)
@@ -316,10 +333,12 @@ def candidates(shard: NDArray[np.int64], row: int, bases: NDArray[np.uint64]) ->
     """
     block = shard[_BLOCKS] + _BLOCK * row
     first, count = np.int64(_load32(block + 4)), np.int64(_load32(block + 8))
-    way = np.int64(_load32(block + 12))
-    end = way + np.int64(_load32(block + 16))
-    items, counts = shard[_AFTER + 2], shard[_AFTER + 4]
-    lanes, codes, scores, proofs = shard[_WAYS], shard[_WAYS + 2], shard[_WAYS + 4], shard[_WAYS + 6]
+    way = np.int64(_load32(block + _SPAN + 4))
+    end = way + np.int64(_load32(block + _SPAN + 8))
+    at = _AFTER + 2
+    items, counts = shard[at], shard[at + 2]
+    at += _WIDE
+    lanes, codes, scores, proofs = shard[at], shard[at + 2], shard[at + 4], shard[at + 6]
     item, lane = np.empty(count, np.int32), np.full((count, ALTERNATIVES), NO_LANE, np.uint8)
     basis, score = np.full(lane.shape, NEVER, np.uint64), np.full(lane.shape, -np.inf, np.float32)
     evidence = np.full(lane.shape, NO_ITEM, np.int32)

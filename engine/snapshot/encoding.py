@@ -56,7 +56,7 @@ def with_codes(tables: Mapping[str, pa.Table], name: str) -> tuple[pa.Table, dic
 
 
 def sealed_users(people: pa.RecordBatch, ways: NDArray[np.int64], stored: Mapping[str, pa.RecordBatch]) -> pa.Table:
-    """The users, with where each one's rows lie and the checksum over them.
+    """The users, with where each one's rows lie and the checksums over them.
 
     Args:
         people: schema.SNAPSHOT_USERS. ways: as `ways_apart` gives it. stored: the tables of the shard's files.
@@ -65,13 +65,11 @@ def sealed_users(people: pa.RecordBatch, ways: NDArray[np.int64], stored: Mappin
     start = spans["candidates_start"].astype(np.int64)
     first, last = ways[start], ways[start + spans["candidates_count"]]
     spans["ways_start"], spans["ways_count"] = first.astype(np.uint32), (last - first).astype(np.uint32)
-    block = np.stack(
-        [
-            np.zeros(people.num_rows, np.uint32),
-            *(spans[f"{table}_{edge}"] for table in USER_TABLES for edge in ("start", "count")),
-        ],
-        axis=1,
+    empty = np.zeros(people.num_rows, np.uint32)
+    of_tables = [(empty, spans[f"{table}_start"], spans[f"{table}_count"]) for table in USER_TABLES]
+    block = np.stack([column for triple in of_tables for column in triple], axis=1)
+    block[:, ::3] = seal(
+        place(spans["user_key"], block, [list(views(stored[table]).values()) for table in USER_TABLES])
     )
-    block[:, 0] = seal(place(spans["user_key"], block, [list(views(stored[table]).values()) for table in USER_TABLES]))
     column = pa.FixedSizeListArray.from_arrays(pa.array(block.ravel()), block.shape[1])
     return pa.table({"user_key": people.column("user_key"), "block": column})

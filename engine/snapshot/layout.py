@@ -45,11 +45,11 @@ def table_schema(table: str, decays: int, width: int, neighbours: int) -> pa.Sch
     """The Arrow schema of a table as a file holds it, given the number of decays, the vectors' width and the neighbours.
 
     It differs from what the writer is given in three ways: the ways of a candidate are rows of their own; a basis is a code,
-    the row of it in the shard's bases; and where a person's rows lie is one column, so that one cache line tells it: the
-    checksum of their block (engine/snapshot/blocks.py), then start and count in each of USER_TABLES.
+    the row of it in the shard's bases; and where a person's rows lie is one column, so that one look tells it: for each of
+    USER_TABLES checksum (engine/snapshot/blocks.py), start and count.
     """
     if table == "users":
-        spans = pa.list_(pa.uint32(), 1 + 2 * len(USER_TABLES))
+        spans = pa.list_(pa.uint32(), 3 * len(USER_TABLES))
         return pa.schema([schema.SNAPSHOT_USERS.field("user_key"), ("block", spans)])
     own = {"candidates": schema.STORED_CANDIDATES, "ways": schema.WAYS, "bases": schema.BASES}.get(table)
     kind = own if own is not None else given_schema(table, decays, width, neighbours)

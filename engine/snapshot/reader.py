@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from engine.errors import NoSnapshot, SnapshotCorrupt, SnapshotError
 from engine.identity import KEY_BYTES
-from engine.snapshot.blocks import MISSING, candidates, find, place
+from engine.snapshot.blocks import DAMAGED, MISSING, candidates, find, place, rows
 from engine.snapshot.items import ItemTable
 from engine.snapshot.layout import (
     MANIFEST,
@@ -36,7 +36,6 @@ from engine.snapshot.records import Cadence, Candidates, Mix, Seen, Sums, UserRe
 
 _WHOLE_SHOP = -1
 _ALWAYS_HASHED = ("bases", "categories", "fallback", "tower")
-_Columns = Mapping[str, NDArray[Any]]
 _Bases = NDArray[np.uint64]
 _RECORDS = {"sums": Sums, "seen": Seen, "mix": Mix, "cadence": Cadence}
 
@@ -54,7 +53,7 @@ class Snapshot:
         self.tower: dict[str, NDArray[np.float32]] = _tower(batches[file_name("tower")])
         self._fallback = _fallback(batches[file_name("fallback")])
         shards = [
-            _Shard({table: batches[file_name(table, number)] for table in SHARD_TABLES})
+            _Shard(manifest.snapshot_id, {table: batches[file_name(table, number)] for table in SHARD_TABLES})
             for number in range(manifest.shards)
             if batches[file_name("users", number)].num_rows
         ]
@@ -109,7 +108,7 @@ class Snapshot:
             the record, or None for a key that the snapshot does not have.
 
         Raises:
-            SnapshotCorrupt: what is held of this person changed since it was written.
+            SnapshotCorrupt: their candidates changed since they were written; the record's other tables say so themselves.
             SnapshotError: the key has another length, or the snapshot is closed.
         """
         if len(key) != KEY_BYTES:
@@ -124,10 +123,7 @@ class Snapshot:
             return UserRecord(shards[found >> 32].tables, found & 0xFFFFFFFF)
         if found == MISSING:
             return None
-        raise SnapshotCorrupt(
-            f"Snapshot {self.manifest.snapshot_id}: the block of one person is not what was written.",
-            "Look after the disk and memory of this machine, and publish the snapshot again from its run.",
-        )
+        raise _damaged(self.manifest.snapshot_id)
 
     def fallback(self, category: int = _WHOLE_SHOP, region: str = "") -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """Item codes and scores for people of whom nothing may be used: best first, empty where there is none.
@@ -170,21 +166,25 @@ class Snapshot:
 
 
 class _Rows:
-    """One table of a shard, as each user's rows of it."""
+    """One table of a shard, as each user's rows of it, checked as they are cut out."""
 
-    __slots__ = ("_bases", "_block", "_columns", "_kind", "_span")
+    __slots__ = ("_bases", "_columns", "_kind", "_name", "_table", "_where")
 
-    def __init__(self, kind: type[Any], block: NDArray[np.uint32], span: int, columns: _Columns, bases: _Bases) -> None:
-        self._kind = kind
-        self._block = block.item
-        self._span = span
+    def __init__(
+        self, where: NDArray[np.int64], table: str, columns: Mapping[str, NDArray[Any]], bases: _Bases
+    ) -> None:
+        self._where = where
+        self._table = USER_TABLES.index(table)
+        self._kind = _RECORDS[table]
         self._columns = tuple((name == "basis_code", column) for name, column in columns.items())
         self._bases = bases
 
     def __call__(self, user: int) -> Any:
-        start = self._block(user, self._span)
-        stop = start + self._block(user, self._span + 1)
-        bases = self._bases
+        span = rows(self._where, user, self._table)
+        if span == DAMAGED:
+            raise _damaged(self._name)
+        start, bases = span >> 32, self._bases
+        stop = start + (span & 0xFFFFFFFF)
         return self._kind(
             *[bases.take(column[start:stop]) if coded else column[start:stop] for coded, column in self._columns]
         )
@@ -209,16 +209,14 @@ class _Shard:
 
     __slots__ = ("first", "last", "tables", "where")
 
-    def __init__(self, batches: Mapping[str, pa.RecordBatch]) -> None:
+    def __init__(self, name: str, batches: Mapping[str, pa.RecordBatch]) -> None:
         keys, block = views(batches["users"]).values()
         # A copy: the file was hashed a moment ago, and what a code means must not change under it.
         bases = view(batches["bases"].column("basis")).copy()
         columns = {table: views(batches[table]) for table in USER_TABLES}
         where = place(keys, block, [list(each.values()) for each in columns.values()])
         self.tables: dict[str, Callable[[int], Any]] = {
-            table: _Rows(_RECORDS[table], block, 1 + 2 * number, columns[table], bases)
-            for number, table in enumerate(USER_TABLES)
-            if table in _RECORDS
+            table: _Rows(name, where, table, columns[table], bases) for table in _RECORDS
         }
         self.tables["candidates"] = _Candidates(where, bases, (keys, block, columns))
         self.where = where
@@ -255,6 +253,13 @@ def hash_file(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise corrupt(path, str(error)) from error
+
+
+def _damaged(name: str) -> SnapshotCorrupt:
+    return SnapshotCorrupt(
+        f"What snapshot {name} holds of one person is not what was written.",
+        "Look after the disk and memory of this machine, and publish the snapshot again from its run.",
+    )
 
 
 def _check_size(path: Path, expected: int) -> None:

@@ -79,7 +79,11 @@ class Cadence:
 
 
 class UserRecord:
-    """Everything that a snapshot holds about one person. Each table is cut out when it is asked for: ask once."""
+    """Everything that a snapshot holds about one person. Each table is checked and cut out when it is asked for: ask once.
+
+    Raises:
+        SnapshotCorrupt: where a table is asked for that is not what was written.
+    """
 
     __slots__ = ("_row", "_tables")
 

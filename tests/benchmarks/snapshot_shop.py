@@ -14,7 +14,7 @@ from engine import schema
 from engine.snapshot import About, Lineage, SnapshotWriter
 from tests.snapshot_builder import item_table
 
-SHARDS, ITEMS, WIDTH, DECAYS, CATEGORIES = 32, 2_000, 64, 3, 20
+SHARDS, ITEMS, WIDTH, DECAYS, CATEGORIES = 16, 2_000, 64, 3, 20
 ROWS = {"sums": 2, "seen": 30, "mix": 6, "cadence": 4}  # of each person, beside the candidates
 WAYS = (
     0.575,

@@ -99,13 +99,13 @@ def test_the_checksum_is_what_the_format_says(folder: Path) -> None:
             for table in ("users", *USER_TABLES)
         }
         for key, block in zip(of["users"]["user_key"], of["users"]["block"].tolist(), strict=True):
-            state = _fold(_ALL, key.tobytes().ljust(16, b"\0"))
             for number, table in enumerate(USER_TABLES):
-                start, count = block[1 + 2 * number : 3 + 2 * number]
-                state = _step(state, count.to_bytes(8, "little"))
+                found, start, count = block[3 * number : 3 * number + 3]
+                state = _step(_ALL, key.tobytes().ljust(16, b"\0"))
+                state = _step(state, count.to_bytes(4, "little") + number.to_bytes(4, "little"))
                 for column in of[table].values() if count else ():
                     state = _fold(state, np.ascontiguousarray(column[start : start + count]).tobytes())
-            assert state == block[0]
+                assert state == found
 
 
 _ALL = 0xFFFFFFFF
@@ -178,12 +178,12 @@ def test_a_span_that_leaves_its_table_is_damage_and_no_crash(folder: Path) -> No
     for number in range(len(USER_TABLES)):
         for field in (1, 2):
             damaged = bytearray(sound)
-            at = place + 4 * (2 * number + field)
+            at = place + 4 * (3 * number + field)
             damaged[at : at + 4] = b"\xff" * 4
             path.write_bytes(damaged)
             with (
                 Snapshot.open(folder, verify=False) as snapshot,
-                pytest.raises(SnapshotCorrupt, match="block of one person"),
+                pytest.raises(SnapshotCorrupt, match="of one person"),
             ):
                 snapshot.user(min(USERS))
 

@@ -310,7 +310,7 @@ def test_a_snapshot_of_format_1_is_read_by_every_later_reader() -> None:
     with Snapshot.open(Path(__file__).parent / "golden-v1") as snapshot:
         known, bare = snapshot.user(b"a" * 16), snapshot.user(b"b" * 16)
         assert (
-            snapshot.manifest.snapshot_id == "20260131-e8f3fafe1206" and snapshot.manifest.lineage.ledger_sequence == 7
+            snapshot.manifest.snapshot_id == "20260131-722eb39049b1" and snapshot.manifest.lineage.ledger_sequence == 7
         )
         assert known is not None and bare is not None and len(bare.candidates) == 0
         candidates = known.candidates
