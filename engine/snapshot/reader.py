@@ -171,8 +171,9 @@ class _Rows:
     __slots__ = ("_bases", "_columns", "_kind", "_name", "_table", "_where")
 
     def __init__(
-        self, where: NDArray[np.int64], table: str, columns: Mapping[str, NDArray[Any]], bases: _Bases
+        self, name: str, where: NDArray[np.int64], table: str, columns: Mapping[str, NDArray[Any]], bases: _Bases
     ) -> None:
+        self._name = name
         self._where = where
         self._table = USER_TABLES.index(table)
         self._kind = _RECORDS[table]
