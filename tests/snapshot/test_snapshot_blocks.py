@@ -185,7 +185,7 @@ def test_a_span_that_leaves_its_table_is_damage_and_no_crash(folder: Path) -> No
                 Snapshot.open(folder, verify=False) as snapshot,
                 pytest.raises(SnapshotCorrupt, match="of one person"),
             ):
-                snapshot.user(min(USERS))
+                _told(snapshot, min(USERS))
 
 
 def test_more_bases_than_a_code_can_tell_are_refused_by_name(tmp_path: Path) -> None:
