@@ -167,9 +167,7 @@ def items_schema(width: int, neighbours: int) -> pa.Schema:
 
 
 # Lists for people of whom nothing may be used, one a segment. Category -1 is the whole shop, the region '' everywhere.
-FALLBACK = pa.schema(
-    [("region", pa.string()), ("category", pa.int32()), ("item", pa.int32()), ("score", pa.float32())]
-)
+FALLBACK = pa.schema([("region", pa.string()), ("category", pa.int32()), ("item", pa.int32()), ("score", pa.float32())])
 CATEGORIES = pa.schema([("name", pa.string())])
 # Candidates as files hold them: most have a single way to be justified, so the ways are rows of their own, in the order of
 # the candidates and of their worth.

@@ -30,12 +30,19 @@ _SINCE_1 = (
     "ALTER TABLE consent_ledger ADD COLUMN audit_head TEXT NOT NULL DEFAULT ''",
 )
 
+# A process of format 1 that still runs has not looked at the format again: its writes fail, instead of going unaudited.
+_GUARD = """
+CREATE TRIGGER IF NOT EXISTS consent_moves_are_audited BEFORE UPDATE ON consent_ledger
+WHEN NEW.sequence > OLD.sequence AND NEW.audited <= OLD.audited
+BEGIN SELECT RAISE(ABORT, 'an older version of Bodega still writes to it'); END
+"""
+
 
 def open_engine(url: str, patience: float) -> Engine:
     """An engine on the ledger's database, which is made, readable by its owner alone, where it does not exist.
 
-    A file of an older format is raised to this one, whole or not at all. Stop the processes of the older version first:
-    they would write on without the audit log.
+    A file of an older format is raised to this one, whole or not at all. Processes of the older version can read it from then
+    on, without erasures, and not write to it: stop them first.
 
     Args:
         url: `sqlite:////absolute/path.db`.
@@ -83,6 +90,7 @@ def _bring_up(connection: Connection) -> None:
         for statement in _SINCE_1:
             connection.execute(text(statement))
     METADATA.create_all(connection)
+    connection.execute(text(_GUARD))
     if found is None:
         connection.execute(insert(LEDGER).values(id=1, format=LEDGER_FORMAT, sequence=0, stable_key=""))
     elif found < LEDGER_FORMAT:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
@@ -30,6 +31,7 @@ from engine.serving.admin import AdminServicer
 from engine.serving.consent import ConsentServicer
 from engine.serving.feedback import FeedbackServicer
 from engine.serving.interceptor import Doorman
+from engine.serving.metrics import serve_metrics
 from engine.serving.ranking import RankingServicer
 from engine.serving.replica import Replica
 from engine.serving.settings import ServeSettings
@@ -64,6 +66,7 @@ class Server:
             maximum_concurrent_rpcs=settings.concurrent_rpcs,
         )
         self._add_services()
+        self._stop_metrics: Callable[[], None] = lambda: None
 
     def start(self) -> int:
         """Bind, look for ledger and snapshot once, and begin to answer.
@@ -79,6 +82,8 @@ class Server:
         self._tell_health()
         self._grpc.start()
         self.replica.watch(self._tell_health)
+        if self.settings.metrics_port:
+            self._stop_metrics = serve_metrics(self.replica, self.settings.metrics_port)
         _log.info(
             "listening",
             address=f"{_bracketed(self.settings.host)}:{self.port}",
@@ -92,6 +97,7 @@ class Server:
         """Refuse what comes, finish what is under way within `drain_seconds`, and let go of everything."""
         self._health.enter_graceful_shutdown()
         self._grpc.stop(self.settings.drain_seconds).wait()
+        self._stop_metrics()
         self.replica.close()
         _log.info("stopped")
 

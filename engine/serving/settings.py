@@ -63,6 +63,7 @@ class ServeSettings:
     cache: str = ""  # folder; "": hash at every start
     cache_gib: float = 64.0
     admin: bool | None = None  # None: on loopback only
+    metrics_port: int = 0  # 0: none
     threads: int = 8
     concurrent_rpcs: int = 128
     max_message_bytes: int = 4 * 2**20
@@ -106,6 +107,7 @@ class ServeSettings:
             )
         for name, value, least, most in (
             ("port", self.port, 0, 65535),
+            ("metrics_port", self.metrics_port, 0, 65535),
             ("threads", self.threads, 1, 1024),
             ("concurrent_rpcs", self.concurrent_rpcs, 1, 100_000),
             ("max_message_bytes", self.max_message_bytes, 1024, 64 * 2**20),

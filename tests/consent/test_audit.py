@@ -181,6 +181,12 @@ def test_a_log_cut_off_is_found_by_the_ledger_itself_as_well(six: Ledger, tmp_pa
     assert "up to 4, the ledger stands at 5" in six.verify_audit().fault
 
 
+def test_a_process_of_the_format_before_that_still_runs_is_refused_its_writes(six: Ledger, tmp_path: Path) -> None:
+    with pytest.raises(sqlite3.IntegrityError, match="an older version of Bodega"), raw(tmp_path) as database:
+        database.execute("UPDATE consent_ledger SET sequence = 6")  # all that a change of consent did to this row
+    assert six.sequence() == 5 and six.verify_audit().whole
+
+
 def test_a_head_at_a_sequence_is_the_same_whatever_comes_later(six: Ledger, record: Any, key: Any) -> None:
     by_sequence = {row.sequence: row.hash for row in six.audit_rows(9) if row.sequence}
     expected = ["", by_sequence[1], by_sequence[2], by_sequence[2], by_sequence[4], by_sequence[5]]

@@ -1,0 +1,64 @@
+"""What operators alert on, for Prometheus: read from the replica at each scrape, so that no request pays for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from engine.errors import SettingsError
+from engine.serving.replica import Replica
+
+_HOST = "127.0.0.1"  # plain text: an agent on this machine scrapes it
+
+
+def serve_metrics(replica: Replica, port: int) -> Callable[[], None]:
+    """Answer scrapes at `/metrics` on loopback.
+
+    Returns:
+        what ends it.
+
+    Raises:
+        SettingsError: the port cannot be bound.
+    """
+    registry = CollectorRegistry()
+    registry.register(_Replica(replica))
+    try:
+        server, thread = start_http_server(port, _HOST, registry)
+    except (OSError, OverflowError) as error:
+        raise SettingsError(f"metrics_port={port} cannot be bound: {error}.", "Choose a free port.") from error
+
+    def stop() -> None:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+    return stop
+
+
+class _Replica(Collector):
+    """The figures of one process."""
+
+    def __init__(self, replica: Replica) -> None:
+        self._replica = replica
+
+    def collect(self) -> Iterator[Metric]:
+        """Alert on bodega_snapshot_refused_total rising, on bodega_snapshot_age_seconds, and on bodega_degraded."""
+        snapshots = self._replica.snapshots
+        yield GaugeMetricFamily(
+            "bodega_snapshot_age_seconds",
+            "Since what is served was written; 0 before the first.",
+            snapshots.age_seconds,
+        )
+        yield CounterMetricFamily("bodega_snapshot_swaps", "Snapshots taken up after the first.", snapshots.swaps)
+        refused = CounterMetricFamily("bodega_snapshot_refused", "Snapshots refused, by reason.", labels=["reason"])
+        for reason, count in sorted(snapshots.refusals.items()):
+            refused.add_metric([reason], count)
+        yield refused
+        degraded = GaugeMetricFamily("bodega_degraded", "What ails this process now, by stable code.", labels=["code"])
+        for code, _ in self._replica.problems():
+            degraded.add_metric([code], 1)
+        yield degraded
+        yield GaugeMetricFamily("bodega_ready", "Whether lists can be served.", float(self._replica.ready))
