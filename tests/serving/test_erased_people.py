@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -20,7 +21,7 @@ from engine.policy import Chain, Moment, Outcome
 from engine.serving.server import Server
 from engine.snapshot import Registry
 from jobs.operator import Operator
-from tests.serving.shop import Process, Shop, allow, ids
+from tests.serving.shop import BOUGHT, Process, Shop, allow, ids
 
 Mode = ranking_pb2.Provenance
 LONG_AGO, LATER = datetime(2025, 1, 1, tzinfo=UTC), datetime.now(UTC) + timedelta(days=1)
@@ -211,16 +212,17 @@ def test_an_acknowledged_erasure_survives_kill_9(shop: Shop) -> None:
         assert_like_a_newcomer(client)
 
 
-def test_a_damaged_record_is_one_persons_and_a_strangers_list(shop: Shop) -> None:
-    import numpy as np
-
+@pytest.mark.parametrize(
+    ("table", "mark"),
+    [("ways", np.float32(9.9).tobytes()), ("seen", np.array([BOUGHT, 35], np.int32).tobytes())],  # both of ana's alone
+)
+def test_a_damaged_record_is_one_persons_and_a_strangers_list(shop: Shop, table: str, mark: bytes) -> None:
     name = shop.publish().snapshot_id
     with shop.process("watch_seconds=0.05") as process, process.client() as client:
         for user in ("ana", "ben"):
             allow(client, user)
         assert client.recommend("ana").provenance.mode == Mode.MODE_PROFILED
-        mark = np.float32(9.9).tobytes()  # the score of one candidate of ana's
-        hit = [path for path in Path(shop.snapshots, name).glob("*.arrow") if mark in path.read_bytes()]
+        hit = [path for path in Path(shop.snapshots, name).glob(f"{table}-*.arrow") if mark in path.read_bytes()]
         assert len(hit) == 1
         place = hit[0].read_bytes().index(mark)
         hit[0].chmod(0o600)

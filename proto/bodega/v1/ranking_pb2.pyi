@@ -282,7 +282,8 @@ class Provenance(_message.Message):
     mode: Global___Provenance.Mode.ValueType
     reason: _builtins.str
     """Stable code when not PROFILED: stranger, no_consent, consent_stale, consent_unavailable, consent_changing, unknown_user,
-    no_candidates, level_none, level_session, minor, global_privacy_control, non_personal; grants_missing and level_purchases also where LIMITED.
+    no_candidates, record_damaged, level_none, level_session, minor, global_privacy_control, non_personal; grants_missing and
+    level_purchases also where LIMITED.
     """
     personalization: _common_pb2.Personalization.ValueType
     """the step in force; never UNSPECIFIED"""
