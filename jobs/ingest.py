@@ -49,7 +49,6 @@ def ingest(this: Night, cluster: Cluster) -> StageManifest:
     with stage(this.folder, "ingest", this.inputs, config) as work, ThreadPoolExecutor(1) as side:
         if work.whole:
             return finished(this.folder, "ingest")
-        standings = side.submit(this.standings)  # a large ledger takes a while
         catalogue, dropped = read_catalogue(data)
         if work.shards_left(["catalogue"]):
             write_table(work.folder / "catalogue.arrow", catalogue)
@@ -59,7 +58,9 @@ def ingest(this: Night, cluster: Cluster) -> StageManifest:
         now = work.shard_facts()["clock"]["now"]
         log = LogReader(settings, this.inputs, catalogue["item_id"].combine_chunks(), dropped, this.keys, now)
         new = {part.name for part in log.partitions if not log.store.generation(log.names[part.name])}
-        left, abouts, first = _read(log, cluster)
+        known = log.known()
+        standings = side.submit(this.standings)  # a large ledger takes a while, and would hold up what is done before
+        left, abouts, first = _read(log, cluster, known)
         reading = log.summed(abouts)
         log.keep_quarantine(abouts, work.folder / "quarantine")
         check_share(reading, reading.counts, data.bad_rows_allowed, data.bad_files_allowed)
@@ -100,9 +101,10 @@ def ingest(this: Night, cluster: Cluster) -> StageManifest:
         }
         manifest = work.finish(told)
         sizes = {"activity": sum(file.bytes for file in manifest.files.values())}
-        show(told | {"bytes": sizes}, work.folder / "report.txt")
+        shown = side.submit(show, told | {"bytes": sizes}, work.folder / "report.txt")
         # Last, so that a rerun counts nothing twice. Not by a time that has not come; a night of the past forgets less.
         log.forget(cluster, abouts, retained_since(data, min(as_of, reading.latest)))
+        shown.result()
         return manifest
 
 
@@ -164,10 +166,9 @@ def _tonight(
     )
 
 
-def _read(log: LogReader, cluster: Cluster) -> tuple[list[Partition], list[About], Step]:
+def _read(log: LogReader, cluster: Cluster, known: dict[str, About]) -> tuple[list[Partition], list[About], Step]:
     """Read what the store does not know; the partitions that were read, and what all parts say of themselves."""
     began = time.monotonic()
-    known = log.known()
     left = [part for part in log.partitions if part.name not in known]
     read = log.read(cluster, left, log.surely_past())
     known |= {about.name: about for about in read}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -31,6 +32,7 @@ from jobs.stage import fingerprint
 # What of conf/data decides on the rows of a part; the rest is for each night to decide.
 _READS = ("columns", "constants", "time_unit", "time_zone", "order", "events", "events_per_user")
 _TASKS_A_CPU = 8
+_LOOKS = 4  # into the store at once
 
 
 class LogReader:
@@ -77,8 +79,10 @@ class LogReader:
     def known(self) -> dict[str, About]:
         """By partition, the parts of which a night of this catalogue and clock would know no more."""
         marks = np.sort(marks_of(self.rules.items, self.rules.salt))
-        found = ((part.name, self.store.newest(self.names[part.name])) for part in self.partitions)
-        return {name: about for name, about in found if about is not None and self._holds(about, marks)}
+        keys = [self.names[part.name] for part in self.partitions]
+        with ThreadPoolExecutor(_LOOKS) as pool:  # a look waits for the disk, or for the network that it lies behind
+            abouts = zip(self.partitions, pool.map(self.store.newest, keys), strict=True)
+            return {part.name: about for part, about in abouts if about is not None and self._holds(about, marks)}
 
     def _holds(self, about: About, marks: NDArray[np.uint64]) -> bool:
         if about.refused or (about.ahead is not None and about.ahead <= self.rules.newest):

@@ -1,22 +1,23 @@
-"""What the parts of a store hold of one bucket of people, under tonight's codes."""
+"""What the parts of a store hold of one bucket of people, under tonight's codes and in order."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from engine.activity.order import Events, Rows, order_of_keys
+from engine.activity.merge import LEFT_OUT, NOT_OFFERED, ROW, UNKNOWN_ITEM, Packed, merged
+from engine.activity.order import order_of_keys
 from engine.activity.parts import PartStore, Run
+from engine.errors import DataError
 from engine.identity import KEY_BYTES
 
-NOT_OFFERED, UNKNOWN_ITEM = -1, -2
 _ALL_MARKS = 1 << 64
 _KEY = f"S{KEY_BYTES}"
 
@@ -25,16 +26,15 @@ _KEY = f"S{KEY_BYTES}"
 class Gathered:
     """A bucket's people and events.
 
-    keys, seals: (P,) of the people, by key. events: in the order of the parts. by_person: (N,) their order by person.
-    strangers: anonymous events, all of person 0. counts: rows left out, by reason; expired: those past their retention, by
-    event code.
+    keys, seals: (P,) of the people, by key. events: (N,) by person in settled order, each once; after the people, the
+    anonymous ones by mark. ends: (P + 1,) where those of each end. counts: rows left out, by reason; expired: those past
+    their retention, by event code.
     """
 
     keys: NDArray[np.bytes_]
     seals: NDArray[np.bytes_]
-    events: Events
-    by_person: Rows
-    strangers: Events
+    events: Packed
+    ends: NDArray[np.int64]
     counts: Counter[str]
     expired: NDArray[np.int64]
 
@@ -78,30 +78,50 @@ def gather(
     Args:
         places: as `bind` gives them.
         since: (256,) by event code, the earliest time that is retained; until: the night's time. Microseconds since the epoch.
+
+    Raises:
+        DataError: a part is damaged, so that compiled code would read what is not there.
     """
-    counts: Counter[str] = Counter()
-    expired = np.zeros(256, np.int64)
-    people: list[tuple[NDArray[np.bytes_], NDArray[np.bytes_], NDArray[np.int64]]] = []
-    events, strangers = [Events.none()], [Events.none()]
-    for key, of_part in zip(parts, places, strict=True):
-        for number, place in enumerate(of_part):
-            run = store.run(key, number)
-            keys, seals, sizes, rows, anonymous = _slice(run, bucket, buckets)
-            owner = np.repeat(np.arange(len(keys), dtype=np.int32), sizes)
-            known, kept = _read(run, rows, owner, place, since, until, counts, expired)
-            people.append((keys, seals, np.bincount(owner[kept], minlength=len(keys))))
-            events.append(known)
-            nobody = np.zeros(anonymous.stop - anonymous.start, np.int32)
-            strangers.append(_read(run, anonymous, nobody, place, since, until, counts, expired)[0])
-    keys, seals, person, by_person = _by_person(people)
-    named = replace(Events.concat(events), person=person)
-    return Gathered(keys, seals, named, by_person, Events.concat(strangers), counts, expired)
+    found = [
+        (run, place, _slice(run, bucket, buckets))
+        for key, of_part in zip(parts, places, strict=True)
+        for run, place in zip((store.run(key, number) for number in range(len(of_part))), of_part, strict=True)
+    ]
+    nobody = [lies.anonymous.stop - lies.anonymous.start for _, _, lies in found]
+    everybody = np.concatenate([np.empty(0, _KEY), *(lies.keys for _, _, lies in found)])
+    seals = np.concatenate([np.empty(0, _KEY), *(lies.seals for _, _, lies in found)])
+    size = np.concatenate([np.empty(0, np.int64), *(lies.sizes for _, _, lies in found), np.array(nobody, np.int64)])
+    if (size < 0).any():
+        raise DataError(f"A part in {store.root} is damaged: rows end before they begin.", "Remove the store of parts.")
+    rows, at = np.empty(int(size.sum()), ROW), 0
+    for anonymous in (False, True):
+        for run, place, lies in found:
+            at = _pack(run, lies.anonymous if anonymous else lies.rows, place, rows, at)
+    order, new = order_of_keys(everybody)
+    # The blocks of each person, then those of nobody.
+    block = np.concatenate([order, np.arange(len(order), len(size))])
+    first = np.concatenate([np.flatnonzero(new), [len(order), len(size)]])
+    blocks = (first, (np.cumsum(size) - size)[block], size[block])
+    events = np.empty_like(rows)  # NumPy's own memory comes in large pages, that of compiled code does not
+    ends, left_out, expired = merged(rows, blocks, since, until, events)
+    there = np.diff(ends, prepend=0) > 0  # nothing is to be known of those of whom nothing is left
+    there[-1] = True
+    whose = order[new][there[:-1]]
+    counts = Counter(dict(zip(LEFT_OUT, left_out.tolist(), strict=True)))
+    return Gathered(everybody[whose], seals[whose], events[: ends[-1]], ends[there], counts, expired)
 
 
-def _slice(
-    run: Run, bucket: int, buckets: int
-) -> tuple[NDArray[np.bytes_], NDArray[np.bytes_], NDArray[np.int64], slice, slice]:
-    """Keys, seals and number of rows of the bucket's people, and where their rows and the anonymous ones lie."""
+class _Lies(NamedTuple):
+    """Where a bucket lies in a run: keys, seals and number of rows of its people; their rows, and the anonymous ones."""
+
+    keys: NDArray[np.bytes_]
+    seals: NDArray[np.bytes_]
+    sizes: NDArray[np.int64]
+    rows: slice
+    anonymous: slice
+
+
+def _slice(run: Run, bucket: int, buckets: int) -> _Lies:
     edges = [-(-65_536 * number // buckets) for number in (bucket, bucket + 1)]
     first, last = (
         len(run.keys) if edge >= 65_536 else int(np.searchsorted(run.keys, np.array(edge.to_bytes(2), _KEY)))
@@ -114,7 +134,7 @@ def _slice(
         len(marks) if edge >= _ALL_MARKS else int(np.searchsorted(marks, np.uint64(edge)))
         for edge in (-(-_ALL_MARKS * number // buckets) for number in (bucket, bucket + 1))
     )
-    return (
+    return _Lies(
         run.keys[first:last],
         run.seals[first:last],
         np.diff(ends[first : last + 1]),
@@ -123,46 +143,10 @@ def _slice(
     )
 
 
-def _read(
-    run: Run,
-    rows: slice,
-    person: NDArray[np.int32],
-    place: NDArray[np.int32],
-    since: NDArray[np.int64],
-    until: int,
-    counts: Counter[str],
-    expired: NDArray[np.int64],
-) -> tuple[Events, NDArray[np.bool_]]:
-    """The rows that a night may look at, and which of the rows they are."""
-    event, ts, item = run.column("event")[rows], run.column("ts")[rows], place[run.column("item")[rows]]
-    sold, early, retained = item >= 0, ts <= until, ts >= since[event]
-    kept = sold & early & retained
-    if not kept.all():
-        counts["-not_offered"] += int((item == NOT_OFFERED).sum())
-        counts["unknown_item"] += int((item == UNKNOWN_ITEM).sum())
-        counts["-after_as_of"] += int((sold & ~early).sum())
-        expired += np.bincount(event[sold & early & ~retained], minlength=256)
-    columns: dict[str, Any] = {"person": person, "item": item, "event": event, "ts": ts}
-    columns |= {name: run.column(name)[rows] for name in Events.__slots__ if name not in columns}
-    if not kept.all():
-        columns = {name: column[kept] for name, column in columns.items()}
-    return Events(**columns), kept
-
-
-def _by_person(
-    people: list[tuple[NDArray[np.bytes_], NDArray[np.bytes_], NDArray[np.int64]]],
-) -> tuple[NDArray[np.bytes_], NDArray[np.bytes_], NDArray[np.int32], Rows]:
-    """Keys and seals over all runs; the person of each row; and the rows by person, whole blocks moved, none sorted."""
-    if not people:
-        return np.empty(0, _KEY), np.empty(0, _KEY), np.empty(0, np.int32), np.empty(0, np.int64)
-    keys, seals, sizes = (np.concatenate([each[column] for each in people]) for column in range(3))
-    there = sizes > 0  # nothing is to be known of those of whom nothing is left
-    keys, seals, sizes = keys[there], seals[there], sizes[there]
-    order, new = order_of_keys(keys)
-    code = np.empty(len(keys), np.int32)
-    code[order] = np.cumsum(new) - 1
-    starts = (np.cumsum(sizes) - sizes)[order]
-    moved = sizes[order]
-    rows = np.repeat(starts - (np.cumsum(moved) - moved), moved) + np.arange(int(sizes.sum()))
-    first = order[new]
-    return keys[first], seals[first], np.repeat(code, sizes), rows
+def _pack(run: Run, rows: slice, place: NDArray[np.int32], into: Packed, at: int) -> int:
+    """Put some rows of a run, with places for items, among the others from `at` on; where they end."""
+    packed = into[at : at + rows.stop - rows.start]
+    for name in ROW.names or ():
+        column = run.column(name)[rows]
+        packed[name] = place[column] if name == "item" else column
+    return at + len(packed)

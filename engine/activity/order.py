@@ -1,6 +1,6 @@
 """Events in one order that depends on nothing but the events: sorted, each once, and no more than a person may have.
 
-An event is a row of the arrays of `Events`. Both halves of ingest use this: a part of the log, and a bucket of people.
+An event is a row of the arrays of `Events`. This is for a part of the log; `merge` puts the parts of a bucket in the same order.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 Rows = NDArray[np.int64]  # places of events
 _TIES = ("item", "event", "source", "gift", "value", "mark")  # what decides between events of one person and moment
 _BITS = 62
-_SIEVE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,38 +59,29 @@ class Events:
         return Events(**empty)
 
 
-def settled_order(events: Events, begin: Rows | None = None) -> Events:
-    """The events by person, time, and what else there is of them; events that tie in all of it are alike.
-
-    Args:
-        begin: (N,) the order to begin with; one that is settled but for ties spares the sort. None: as they are.
-    """
+def settled_order(events: Events) -> Events:
+    """The events by person, time, and what else there is of them; events that tie in all of it are alike."""
     if len(events) < 2:
         return events
-    person = events.person if begin is None else events.person[begin]
-    ts = events.ts if begin is None else events.ts[begin]
+    person, ts = events.person, events.ts
     first, last = int(ts.min()), int(ts.max())
     width = max(1, (last - first).bit_length())
     if width + int(person.max()).bit_length() <= _BITS:
         code = (person.astype(np.int64) << width) | (ts - first)
     else:  # centuries and millions of people at once
         code = _moments(person, ts)
-    order, step = begin, np.diff(code)
-    if (step < 0).any():
-        by_code = np.argsort(code)
-        order, code = by_code if begin is None else begin[by_code], code[by_code]
-        step = np.diff(code)
-    level = step == 0
+    order = np.argsort(code)
+    code = code[order]
+    level = np.diff(code) == 0
     if level.any():
         tied = np.zeros(len(code), bool)
         tied[1:] |= level
         tied[:-1] |= level
         rows = np.flatnonzero(tied)
-        order = np.arange(len(code)) if order is None else order
         source = order[rows]
         keys = [getattr(events, name)[source] for name in reversed(_TIES)]
         order[rows] = source[np.lexsort((*keys, code[rows]))]
-    return events if order is None else events.take(order)
+    return events.take(order)
 
 
 def _moments(person: NDArray[np.int32], ts: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -116,28 +106,6 @@ def different(events: Events) -> Events:
     value = events.value.view(np.int64)  # by its bits: NaN is none, and one none is as another
     kept[1:] |= value[1:] != value[:-1]
     return events.only(kept)
-
-
-def distinct(events: Events) -> Events:
-    """Events in settled order, each mark of a person once: of several, the last, which a cap by time drops last too."""
-    if len(events) < 2:
-        return events
-    marks = np.sort(events.mark)
-    twice = marks[1:][marks[1:] == marks[:-1]]
-    if not len(twice):
-        return events
-    near = np.zeros(_SIEVE, bool)  # finds most others out by their last bits, in a fifth of the time of a search
-    near[twice % _SIEVE] = True
-    rows = np.flatnonzero(near[events.mark % _SIEVE])
-    rows = rows[np.isin(events.mark[rows], twice)]  # as a rule few, and some of them of two people
-    order = np.lexsort((rows, events.mark[rows], events.person[rows]))
-    rows = rows[order]
-    person, mark = events.person[rows], events.mark[rows]
-    followed = np.zeros(len(rows), bool)
-    followed[:-1] = (person[1:] == person[:-1]) & (mark[1:] == mark[:-1])
-    keep = np.ones(len(events), bool)
-    keep[rows[followed]] = False
-    return events.take(keep)
 
 
 def latest(events: Events, group: NDArray[np.integer], keep: int) -> NDArray[np.bool_]:

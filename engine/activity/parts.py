@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import fcntl
 import itertools
 import json
 import os
@@ -179,13 +180,24 @@ class PartStore:
         """What a generation says of itself; None where it or a file of it is missing. It counts as used from now on."""
         folder = self.root / generation
         try:
-            about = About(**json.loads((folder / _ABOUT).read_text()))
-            whole = all((folder / name).stat().st_size == size for name, size in about.bytes.items())
-            os.utime(folder)
+            with self._locked(fcntl.LOCK_SH):
+                about = About(**json.loads((folder / _ABOUT).read_text()))
+                whole = all((folder / name).stat().st_size == size for name, size in about.bytes.items())
+                os.utime(folder)
         except (OSError, ValueError, TypeError):
             return None
         about.generation = generation
         return about if whole else None
+
+    @contextlib.contextmanager
+    def _locked(self, how: int) -> Iterator[None]:
+        """Looking at parts and taking some away shut each other out, in all processes."""
+        handle = os.open(self.root, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, how)
+            yield
+        finally:
+            os.close(handle)
 
     @contextlib.contextmanager
     def draft(self, key: str) -> Iterator[Path]:
@@ -247,9 +259,13 @@ class PartStore:
             if folder.is_symlink() or not folder.is_dir() or (key in keys and self.generation(key) == folder.name):
                 continue
             with contextlib.suppress(OSError):
-                if time.time() - folder.stat().st_mtime > older_s:
-                    shutil.rmtree(folder)
-                    gone += 1
+                place = folder.with_name(f".{folder.name}.gone")
+                with self._locked(fcntl.LOCK_EX):  # nobody finds it whole while it is taken away
+                    if time.time() - folder.stat().st_mtime <= older_s:
+                        continue
+                    folder.rename(place)
+                shutil.rmtree(place)
+                gone += 1
         for link in self.root.iterdir() if self.root.exists() else ():
             if link.is_symlink() and not link.exists():
                 link.unlink(missing_ok=True)

@@ -9,16 +9,18 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from engine.activity.columns import DAY, UNDO, event_name
-from engine.activity.gather import gather
+from engine.activity.gather import Gathered, gather
+from engine.activity.granted import granted_events
 from engine.activity.mapping import DataSettings
-from engine.activity.order import Events, Rows, distinct, latest, settled_order
+from engine.activity.merge import ROW, Packed
+from engine.activity.order import Events
 from engine.activity.parts import PartStore
 from engine.activity.undo import standing
+from engine.activity.wants import popular
 from engine.identity import KEY_BYTES, UserKeys
-from engine.schema import ACTIVITY, EVENTS, POPULARITY, USER_KEY
+from engine.schema import EVENTS, POPULARITY
 
 _KEY = f"S{KEY_BYTES}"
-_MOST_HALVES = 1000.0  # a float holds about as many
 # What a want says when conf/data does not weigh it otherwise. Impressions and dismissals say nothing of interest.
 WEIGHTS = {"view": 0.1, "click": 0.2, "cart": 0.5, "purchase": 1.0, "like": 1.0, "gift": 0.0}
 
@@ -89,125 +91,88 @@ def settle_bucket(bucket: int, buckets: int, tonight: Tonight) -> Settled:
         tonight.as_of,
     )
     counts = found.counts
-    events = distinct(settled_order(found.events, found.by_person))
-    strangers = distinct(settled_order(found.strangers))
-    counts["-duplicate"] = len(found.events) + len(found.strangers) - len(events) - len(strangers)
-    before = len(events) + len(strangers)
-    events = events.only(standing(events, np.ones(len(events), bool)))
-    strangers = strangers.only(standing(strangers, np.zeros(len(strangers), bool)))
-    counts["-undone_or_undoing"] = before - len(events) - len(strangers)
-
+    events, ends = _standing(found)
+    counts["-undone_or_undoing"] = len(found.events) - len(events)
+    ends = ends[:-1]
+    known, strangers = np.split(events, [ends[-1] if len(ends) else 0])
+    granted, erased = _ledger(found, tonight)
+    named = len(known)
+    known, ends = _remembered(known, ends, erased)
+    counts["-erased"], counts["-anonymous"] = named - len(known), len(strangers)
     weights = {**WEIGHTS, **data.weights}
-    want = np.array([weights.get(name, 0.0) for name in EVENTS], np.float32)
-    popularity = _popularity(events, strangers, want, tonight)
-
-    trainable, profilable = _granted(found.keys, found.seals, events, tonight)
-    allowed = trainable | profilable
-    kept = np.flatnonzero(allowed)
-    counts["-no_grant"] = len(events) - len(kept)
-    counts["-anonymous"] = len(strangers)
-    asked = _people_of(events)
-    events, trainable, profilable = events.take(kept), trainable[kept], profilable[kept]
-    # Wants and the rest are capped apart: no flood of dismissals pushes out what somebody bought.
-    within = latest(events, (want[events.event] > 0).astype(np.int64), data.events_per_user)
-    counts["-over_events_per_user"] = int((~within).sum())
-    if not within.all():
-        events, trainable, profilable = events.take(within), trainable[within], profilable[within]
-    activity = _shard(found.keys, events, trainable, profilable, want, data.gift_weight)
+    want = np.zeros(256, np.float32)  # as wide as a code, for compiled code does not look whether a place is there
+    want[: len(EVENTS)] = [weights.get(name, 0.0) for name in EVENTS]
+    when = (tonight.as_of, tonight.moments, tonight.half_life)
+    popularity = popular(known, ends, strangers, want, when, len(tonight.sensitive))
+    kept = granted_events(
+        (found.keys, granted),
+        (known, ends),
+        tonight.sensitive,
+        (tonight.sensitive_masks, tonight.trainable, tonight.profilable),
+        want,
+        data.gift_weight,
+        data.events_per_user,
+    )
+    counts["-no_grant"], counts["-over_events_per_user"] = kept.no_grant, kept.over
+    asked = int(np.count_nonzero(np.diff(ends, prepend=0)))
     return Settled(
-        activity,
-        popularity,
+        kept.activity,
+        [_table(*each) for each in zip(*popularity, strict=True)],
         dict(counts),
         {event_name(code): int(found.expired[code]) for code in np.flatnonzero(found.expired).tolist()},
-        oldest(events),
+        {EVENTS[code]: moment for code, moment in kept.oldest.items()},
         asked,
-        asked - _people_of(events),
+        asked - kept.people,
     )
 
 
-def _people_of(events: Events) -> int:
-    """How many people there are in events that lie by person."""
-    return int(np.count_nonzero(np.diff(events.person))) + bool(len(events))
+def _standing(found: Gathered) -> tuple[Packed, NDArray[np.int64]]:
+    """The events after cancellations, and where those of each person end."""
+    events, ends = found.events, found.ends
+    if not (events["event"] >= UNDO).any():
+        return events, ends
+    person = np.repeat(np.arange(len(ends), dtype=np.int32), np.diff(ends, prepend=0))
+    stands = standing(
+        Events(person=person, **{name: events[name] for name in ROW.names or ()}), person < len(found.keys)
+    )
+    return events[stands], np.concatenate([[0], np.cumsum(stands)])[ends]
 
 
-def oldest(events: Events) -> dict[str, int]:
-    """By event name, the time of the oldest, microseconds since the epoch."""
-    first = np.full(len(EVENTS), np.iinfo(np.int64).max)
-    np.minimum.at(first, events.event, events.ts)
-    return {name: int(first[code]) for code, name in enumerate(EVENTS) if first[code] < np.iinfo(np.int64).max}
+def _remembered(events: Packed, ends: NDArray[np.int64], erased: NDArray[np.int64]) -> tuple[Packed, NDArray[np.int64]]:
+    """The events after each person's erasure, and where those of each end.
+
+    What was erased counts for nothing, not even for what is popular: the person asked to be forgotten, not to be withdrawn.
+    """
+    if not erased.any():
+        return events, ends
+    sizes = np.diff(ends, prepend=0)
+    kept = (events["ts"] > np.repeat(erased, sizes)) | np.repeat(erased == 0, sizes)
+    return events[kept], np.concatenate([[0], np.cumsum(kept)])[ends]
 
 
-def _granted(
-    keys: NDArray[np.bytes_], seals: NDArray[np.bytes_], events: Events, tonight: Tonight
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """(N,) which events may train, and which may profile. Nothing is assumed of whom the ledger does not know."""
-    granted = np.zeros(len(keys), np.uint64)
+def _ledger(found: Gathered, tonight: Tonight) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """(P,) what each person granted, and up to when they are erased; nothing is assumed of whom the ledger does not know."""
+    granted, erased = np.zeros(len(found.keys), np.uint64), np.zeros(len(found.keys), np.int64)
     standings = tonight.standings
-    if len(keys) and standings.num_rows:
-        stable = np.frombuffer(tonight.keys.unsealed(keys.tobytes(), seals.tobytes()), _KEY)
+    if len(granted) and standings.num_rows:
+        stable = np.frombuffer(tonight.keys.unsealed(found.keys.tobytes(), found.seals.tobytes()), _KEY)
         column = standings["user_key"].combine_chunks()
-        known = np.frombuffer(column.buffers()[1], _KEY, len(column), column.offset * KEY_BYTES)
-        place = np.minimum(np.searchsorted(known, stable), len(known) - 1)
-        granted = np.where(known[place] == stable, standings["granted"].to_numpy()[place], 0).astype(np.uint64)
-    has = granted[events.person]
-    more = np.where(tonight.sensitive[events.item], np.array(tonight.sensitive_masks, np.uint64)[events.source], 0)
-    needs = (np.array(masks, np.uint64)[events.source] | more for masks in (tonight.trainable, tonight.profilable))
-    trainable, profilable = ((has & need) == need for need in needs)
-    return trainable, profilable
+        listed = np.frombuffer(column.buffers()[1], _KEY, len(column), column.offset * KEY_BYTES)
+        place = places_in(listed, stable)
+        known = np.flatnonzero(listed[place] == stable)
+        granted[known] = standings["granted"].to_numpy()[place[known]]
+        erased[known] = standings["erased_at"].to_numpy()[place[known]]
+    return granted, erased
 
 
-def _popularity(events: Events, strangers: Events, want: NDArray[np.float32], tonight: Tonight) -> list[pa.Table]:
-    """By moment. Each person counts once an item, by what is strongest of their wants then; each anonymous event counts alone."""
-    items = len(tonight.sensitive)
-    rows = np.flatnonzero(want[events.event] > 0)
-    pair = (events.person[rows].astype(np.int64) << 32) | events.item[rows]
-    order = np.argsort(pair, kind="stable")
-    rows, pair = rows[order], pair[order]
-    starts = np.flatnonzero(np.concatenate([[True], pair[1:] != pair[:-1]])) if len(pair) else np.empty(0, np.int64)
-    item_of_pair = events.item[rows[starts]]
-    alone = np.flatnonzero(want[strangers.event] > 0)
-    strength, strength_alone = (
-        _strength(each, places, want, tonight) for each, places in ((events, rows), (strangers, alone))
-    )
-    tables = []
-    for moment in tonight.moments:
-        fade = np.exp2(min((tonight.as_of - moment) / (DAY * tonight.half_life), _MOST_HALVES))
-        weight, people = np.zeros(items), np.zeros(items, np.int64)
-        if len(starts):
-            strongest = np.maximum.reduceat(np.where(events.ts[rows] <= moment, strength, -1.0), starts)
-            there = strongest >= 0
-            weight += np.bincount(item_of_pair[there], strongest[there] * fade, items)
-            people += np.bincount(item_of_pair[there], minlength=items)
-        by_then = strangers.ts[alone] <= moment
-        weight += np.bincount(strangers.item[alone[by_then]], strength_alone[by_then] * fade, items)
-        there = people > 0
-        there[strangers.item[alone[by_then]]] = True
-        item = np.flatnonzero(there)
-        tables.append(pa.table([pa.array(item).cast(pa.int32()), weight[item], people[item]], schema=POPULARITY))
-    return tables
+def places_in(listed: NDArray[np.bytes_], keys: NDArray[np.bytes_]) -> NDArray[np.int64]:
+    """(N,) where each of (N,) S16 keys stands among ascending ones, if it is there."""
+    high, wanted = (np.ascontiguousarray(each).view(">u8")[::2].astype(np.uint64) for each in (listed, keys))
+    alike = bool((high[1:] == high[:-1]).any())  # once in ages; else numbers do, in a third of the time of bytes
+    place = np.searchsorted(listed, keys) if alike else np.searchsorted(high, wanted)
+    return np.minimum(place, len(listed) - 1)
 
 
-def _strength(events: Events, rows: Rows, want: NDArray[np.float32], tonight: Tonight) -> NDArray[np.float64]:
-    """What wants count for at the night's time."""
-    age = (tonight.as_of - events.ts[rows]) / (DAY * tonight.half_life)
-    return want[events.event[rows]].astype(np.float64) * np.exp2(-age)
-
-
-def _shard(
-    keys: NDArray[np.bytes_],
-    events: Events,
-    trainable: NDArray[np.bool_],
-    profilable: NDArray[np.bool_],
-    want: NDArray[np.float32],
-    gift_weight: float,
-) -> pa.Table:
-    """schema.ACTIVITY, by person, time, item, event, source and weight."""
-    weight = np.where(events.gift, want[events.event] * np.float32(gift_weight), want[events.event])
-    halves = np.frombuffer(keys.tobytes(), np.uint64).reshape(-1, 2)[events.person]
-    spread = pa.FixedSizeBinaryArray.from_buffers(USER_KEY, len(events), [None, pa.py_buffer(halves)])
-    columns = [spread, events.item, events.event, events.ts, weight, events.source, trainable, profilable]
-    arrays = [
-        column if isinstance(column, pa.Array) else pa.array(column).cast(field.type)
-        for field, column in zip(ACTIVITY, columns, strict=True)
-    ]
-    return pa.table(arrays, schema=ACTIVITY)
+def _table(weight: NDArray[np.float64], people: NDArray[np.int64], there: NDArray[np.bool_]) -> pa.Table:
+    item = np.flatnonzero(there)
+    return pa.table([pa.array(item).cast(pa.int32()), weight[item], people[item]], schema=POPULARITY)

@@ -112,11 +112,15 @@ class Parts:
 
 @dataclass
 class Shop:
-    """A catalogue of the items a, b, c and d, a log, and what people granted: bits of TRAIN and PROFILE by raw id."""
+    """A catalogue of the items a, b, c and d, a log, and what people granted: bits of TRAIN and PROFILE by raw id.
+
+    erased: by raw id, the day up to which nothing of them counts.
+    """
 
     folder: Path
     data: DataSettings = field(default_factory=DataSettings)
     granted: Mapping[str, int] = field(default_factory=lambda: {"ann": ALL, "bob": ALL})
+    erased: Mapping[str, float] = field(default_factory=dict)
     items: tuple[str, ...] = ("a", "b", "c", "d")
     dropped: tuple[str, ...] = ()
     sensitive: tuple[str, ...] = ()
@@ -161,6 +165,9 @@ class Shop:
                 pa.array(KEYS.stable.derive_many(self.granted), STANDINGS.field(0).type),
                 pa.array(self.granted.values(), pa.uint64()),
                 pa.nulls(len(self.granted), pa.uint8()),
+                pa.array(
+                    [micros(self.erased[name]) if name in self.erased else 0 for name in self.granted], pa.int64()
+                ),
             ],
             schema=STANDINGS,
         )

@@ -24,11 +24,18 @@ OFFSET, ABOUT = 2, 3  # of a column chunk
 VALUES, UNPACKED, PACKED, DATA_AT, INDEX_AT, DICTIONARY_AT = 5, 6, 7, 9, 10, 11  # of what is about it
 PAGE_UNPACKED, PAGE_PACKED, PAGE_CRC, PAGE_DATA, PAGE_DICTIONARY, PAGE_DATA_2 = 2, 3, 4, 5, 7, 8  # of a page header
 
+PLAIN = {"use_dictionary": False, "compression": "none"}
+CHUNK = (GROUPS, 0, COLUMNS, 0, ABOUT)  # of `file_of`, the way to its first column
+
 
 def written(table: pa.Table, **how: Any) -> bytes:
     sink = io.BytesIO()
     pq.write_table(table, sink, **how)
     return sink.getvalue()
+
+
+def file_of(rows: int = 1000, **how: Any) -> bytes:
+    return written(pa.table({"x": [f"name {row}" for row in range(rows)], "y": list(range(rows))}), **how)
 
 
 def varint(number: int) -> bytes:

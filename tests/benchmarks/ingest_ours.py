@@ -25,6 +25,7 @@ import numpy as np
 import pyarrow as pa
 
 import jobs.night
+from engine.activity.merge import ROW, merged
 from jobs.cluster import ClusterSettings, connected
 from jobs.ingest import ingest
 from tests.benchmarks.harness import CORES, Laps
@@ -56,8 +57,11 @@ def pooled(_: ClusterSettings) -> Iterator[Pool]:
 
 
 def _warm(_: int) -> None:
-    """What a process does once in its life: pyarrow looks for pandas at its first array."""
+    """What a process does once in its life: pyarrow looks for pandas at its first array, Numba for its types at a call."""
     pa.array(np.zeros(1))
+    none = np.empty(0, np.int64)
+    rows = np.empty(0, ROW)
+    merged(rows, (np.zeros(2, np.int64), none, none), np.zeros(256, np.int64), 0, rows)
     time.sleep(0.5)  # long enough that each process takes one
 
 

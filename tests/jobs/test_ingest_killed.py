@@ -37,7 +37,7 @@ ALONE = f"""
 import contextlib, sys
 sys.path.insert(0, {str(ROOT)!r})
 import jobs.ingest, jobs.night
-from tests.jobs.test_ingest import InProcess
+from tests.jobs.ingest_nights import InProcess
 jobs.night.connected = lambda _: contextlib.nullcontext(InProcess())
 jobs.ingest.main()
 """
