@@ -13,7 +13,7 @@ from jobs.settings import Settings
 from jobs.stage import fingerprint
 
 _OURS = "bodega"
-_LIBRARIES = ("numpy", "polars", "pyarrow", "torch")
+_LIBRARIES = ("numpy", "numba", "polars", "pyarrow", "torch")
 
 
 def our_code() -> str:
