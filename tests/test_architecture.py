@@ -182,3 +182,9 @@ def test_serving_answers_every_call_without_torch_ray_cupy_or_triton(tmp_path):
 def test_importing_a_room_touches_no_device_network_or_disk():
     code = "import engine.kernels.top_k, engine.kernels.rerank, engine.policy, sys; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_no_two_test_files_share_a_name():
+    """pytest imports them by their name alone: of two, one cannot be collected."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))

@@ -1,6 +1,6 @@
 """Ingest and its peers come to the same rows, and the benchmark says what it promises.
 
-python -m pytest -m benchmark -s tests/benchmarks/test_ingest.py
+python -m pytest -m benchmark -s tests/benchmarks/test_ingest_figures.py
 """
 
 from __future__ import annotations
