@@ -26,6 +26,7 @@ from engine.schema import ALTERNATIVES, NEVER, NO_ITEM, NO_LANE
 
 MISSING, DAMAGED = -1, -2
 _GUESSES = 6  # of an interpolation before halving takes over; sound keys need two or three
+_NEAR = 4  # lines on each side of a guess
 _ALL = 0xFFFFFFFF
 _POLYNOMIAL = 0x82F63B78
 _HARDWARE = "sse4.2" in {name for name, has in binding.get_host_cpu_features().items() if has}
@@ -236,28 +237,31 @@ def _half(address: Any) -> Any:
 def _row(keys: Any, count: Any, high: Any, low: Any) -> Any:
     """Where a key stands among `count` ascending ones, or MISSING."""
     first, last = np.int64(0), count - 1
+    if last < 0:
+        return np.int64(MISSING)
+    least, most = _half(keys), _half(keys + KEY_BYTES * last)  # of what is at the ends, or just outside them
     guesses = 0
     while first <= last:
         middle = (first + last) // 2
-        if guesses < _GUESSES and last - first > 8:
+        if guesses < _GUESSES and last - first > 8 and least <= high <= most and least < most:
+            share = np.float64(high - least) / np.float64(most - least)
+            middle = min(max(first + np.int64(share * np.float64(last - first)), first), last)
             guesses += 1
-            least, most = _half(keys + KEY_BYTES * first), _half(keys + KEY_BYTES * last)
-            if high < least or high > most:
-                return np.int64(MISSING)
-            if least < most:
-                share = np.float64(high - least) / np.float64(most - least)
-                middle = min(max(first + np.int64(share * np.float64(last - first)), first), last)
+            if guesses == 2:  # of a hundred thousand keys the second guess is some ten away: wait for all of these once
+                for line in range(-_NEAR, _NEAR + 1):
+                    _prefetch(keys + KEY_BYTES * middle + _LINE * line)
         found = _half(keys + KEY_BYTES * middle)
         if found == high:
-            found, wanted = _half(keys + KEY_BYTES * middle + 8), low
+            second = _half(keys + KEY_BYTES * middle + 8)
+            if second == low:
+                return middle
+            below = second < low
         else:
-            wanted = high
-        if found == wanted:
-            return middle
-        if found < wanted:
-            first = middle + 1
+            below = found < high
+        if below:
+            first, least = middle + 1, found
         else:
-            last = middle - 1
+            last, most = middle - 1, found
     return np.int64(MISSING)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import shutil
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -284,6 +285,15 @@ def test_open_holds_no_file_descriptors(tmp_path: Path) -> None:
     snapshots = [Snapshot.open(tmp_path) for _ in range(5)]
     assert len(list(Path("/proc/self/fd").iterdir())) == before
     assert all(snapshot.user(b"k" * 16) for snapshot in snapshots)
+
+
+@pytest.mark.skipif(not hasattr(mmap, "MADV_HUGEPAGE"), reason="the platform has no huge pages")
+def test_files_are_mapped_with_huge_pages_where_the_kernel_has_them(tmp_path: Path) -> None:
+    build_snapshot(tmp_path, users={b"k" * 16: {}})
+    with Snapshot.open(tmp_path):
+        maps = Path("/proc/self/smaps").read_text().split(str(tmp_path / "users-00000.arrow"))
+    flags = maps[1].split("VmFlags:")[1].split("\n")[0].split()
+    assert "hg" in flags or not Path("/sys/kernel/mm/transparent_hugepage").exists()
 
 
 def test_polars_duckdb_and_pyarrow_read_the_files(tmp_path: Path) -> None:
