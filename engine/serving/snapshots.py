@@ -121,6 +121,8 @@ class Snapshots:
                 problems = {"snapshot_refused": error}
             except SnapshotError as error:
                 problems = {"store_unavailable": error}
+                if self._served is None:
+                    self._serve_without_the_store()
             return problems | self._gone()
 
     def promote(self, name: str) -> Served:
@@ -190,6 +192,15 @@ class Snapshots:
             else:
                 return
 
+    def _serve_without_the_store(self) -> None:
+        """Serve what this machine served last: the ledger says what of it may still be used, whatever its age."""
+        try:
+            self._swap(self._fit(self.registry.open_served_last(self._settings.verify)))
+        except NoSnapshot:
+            return
+        except Exception as failure:  # noqa: BLE001 - as above; the store may come back with a whole one
+            self._refuse("of the cache", failure, remember=False)
+
     def _refuse(self, name: str, failure: Exception, remember: bool = True) -> _Refused:
         error = failure if isinstance(failure, BodegaError) else unforeseen(failure)
         refused = _Refused(name, error, time.monotonic())
@@ -232,12 +243,17 @@ class Snapshots:
             old, self._served = self._served, fresh
             idle = old is not None and id(old) not in self._in_use
         self.swaps += old is not None
+        self.registry.note_served(fresh.name)
         _log.info("snapshot_served", snapshot=fresh.name, before=old.name if old else None)
         if old is not None and idle:
             old.snapshot.close()
 
     def _open(self, name: str) -> Served:
-        snapshot = self.registry.open(name, verify=self._settings.verify)
+        return self._fit(self.registry.open(name, verify=self._settings.verify))
+
+    def _fit(self, snapshot: Snapshot) -> Served:
+        """With its keys and profiles, where this server can serve it; closed where not."""
+        name = snapshot.manifest.snapshot_id
         try:
             made_with = Vocabulary.from_json(snapshot.vocabulary)
             if made_with.version != self._vocabulary.version:

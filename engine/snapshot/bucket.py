@@ -23,7 +23,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
-from weakref import finalize
 
 import obstore
 from obstore.exceptions import (
@@ -36,7 +35,7 @@ from obstore.exceptions import (
 from obstore.store import from_url
 
 from engine.errors import NoSnapshot, SettingsError, SnapshotCorrupt, SnapshotError
-from engine.snapshot.cache import Cache, let_go
+from engine.snapshot.cache import Cache
 from engine.snapshot.layout import MANIFEST, corrupt
 from engine.snapshot.manifest import Manifest
 from engine.snapshot.pointer import ID, POINTER, Pointer
@@ -177,14 +176,7 @@ class Bucket:
         """Fetch one into the cache, where it is not there already, and map it; it is kept there while it is open."""
         if cache is None:
             raise SettingsError(f"{self} needs a cache to open snapshots from.", "Set cache= to a folder on this disk.")
-        folder, lease = cache.obtain(name, _Source(self, name, self._place_of(name, pointer)), verify)
-        try:
-            snapshot = Snapshot.open(folder, verify=False)
-        except BaseException:
-            let_go(lease)
-            raise
-        finalize(snapshot, let_go, lease)
-        return snapshot
+        return cache.open(name, _Source(self, name, self._place_of(name, pointer)), verify)
 
     def found(self) -> dict[str, str]:
         """Whole uploads by id, newest of each, for a pointer that was lost."""

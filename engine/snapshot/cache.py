@@ -4,6 +4,7 @@ cache/20260131-0123456789ab/   a snapshot fetched whole, each file hashed as it 
 cache/.incoming-xxxxxxxx/      one being fetched or staged, or on its way out
 cache/.fetch                   held by the one process that fetches; the others wait and find it here
 cache/verified/                for each snapshot folder, the files that were hashed, by device, inode, size and times
+cache/served-0123abcd          of one store, the id that was served last on this machine
 
 A process that serves a snapshot from here holds a shared lock on its folder, so that no other evicts it.
 """
@@ -21,12 +22,13 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
+from weakref import finalize
 
 from engine.errors import NoSnapshot, SnapshotCorrupt, SnapshotError
 from engine.snapshot.layout import MANIFEST, corrupt, file_tables
 from engine.snapshot.manifest import FileEntry, Manifest
 from engine.snapshot.pointer import ID
-from engine.snapshot.reader import hash_file, read_manifest
+from engine.snapshot.reader import Snapshot, hash_file, read_manifest
 from engine.snapshot.staging import Staging, loud, seal
 
 _log = logging.getLogger(__name__)
@@ -60,13 +62,32 @@ class Cache:
         self.staging = Staging(root)
         self._records = Staging(root / "verified")
 
-    def obtain(self, name: str, source: Source, verify: bool = True) -> tuple[Path, int]:
+    def open(self, name: str, source: Source | None, verify: bool = True) -> Snapshot:
+        """Map a snapshot from here, where it stays until it is let go.
+
+        Raises:
+            as `obtain`.
+        """
+        folder, lease = self.obtain(name, source, verify)
+        try:
+            snapshot = Snapshot.open(folder, verify=False)
+        except BaseException:
+            let_go(lease)
+            raise
+        finalize(snapshot, let_go, lease)
+        return snapshot
+
+    def obtain(self, name: str, source: Source | None, verify: bool = True) -> tuple[Path, int]:
         """A folder that holds a snapshot whole; fetched where it is not here yet, by one process for all.
+
+        Args:
+            source: to fetch from; None where only what is here will do.
 
         Returns:
             the folder, and a descriptor that keeps it from being evicted until it is closed.
 
         Raises:
+            NoSnapshot: it is not here, and there is no source.
             SnapshotTooNew, SnapshotCorrupt: it is not what its manifest says; nothing of it stays.
             SnapshotError: the store does not give it, the disk refuses, or the cache is too small.
         """
@@ -74,6 +95,8 @@ class Cache:
         for _ in range(3):
             lease = _lease(folder)
             if lease is None:
+                if source is None:
+                    raise NoSnapshot(f"{self.root} does not hold {name}.", "Wait for its store.")
                 with self.staging.locked(".fetch"):
                     if not folder.exists():
                         self._fetch(name, source)
@@ -120,6 +143,23 @@ class Cache:
                 hashed = dict(zip(left, found, strict=True))
             self._remember(record, folder, digest, known | hashed)
         return len(left)
+
+    def note_served(self, of: str, name: str) -> None:
+        """Keep which snapshot of a store is served on this machine; without that, a start needs the store."""
+        path = self._note_of(of)
+        try:
+            if self.served_last(of) != name:
+                _write(path, (name.encode(),))
+        except OSError as error:
+            _log.warning("%s cannot be kept: %s", path, error)
+
+    def served_last(self, of: str) -> str:
+        """The id that `note_served` kept, '' for none."""
+        try:
+            name = self._note_of(of).read_text()
+        except (OSError, ValueError):
+            return ""
+        return name if ID.fullmatch(name) else ""
 
     def evict(self, need: int) -> list[str]:
         """Make room for so many bytes: first what was served longest ago, never what is open or being fetched.
@@ -187,6 +227,9 @@ class Cache:
         folder = self.root / name
         self._remember(self._record_of(folder), folder, hashlib.sha256(text).hexdigest(), stats)
         _log.info("Fetched %s in %.1f s", name, time.monotonic() - began)
+
+    def _note_of(self, of: str) -> Path:
+        return self.root / f"served-{hashlib.sha256(of.encode()).hexdigest()[:8]}"
 
     def _record_of(self, folder: Path) -> Path:
         where = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]

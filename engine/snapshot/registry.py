@@ -171,6 +171,23 @@ class Registry:
         pointer = self._known(name)
         return self._store.open(name, pointer, self._cache, verify)
 
+    def note_served(self, name: str) -> None:
+        """Keep on this machine what is served from an object store, for a start while that is away."""
+        if self._cache is not None and not isinstance(self._store, Folder):
+            self._cache.note_served(self.where, name)
+
+    def open_served_last(self, verify: bool = True) -> Snapshot:
+        """Open what was served last on this machine, without asking the store.
+
+        Raises:
+            NoSnapshot: nothing was, or the cache holds it no more.
+            SnapshotTooNew, SnapshotCorrupt: as `Snapshot.open`.
+        """
+        name = self._cache.served_last(self.where) if self._cache is not None else ""
+        if self._cache is None or not name:
+            raise NoSnapshot(f"Nothing of {self.where} was served on this machine.", "Wait for the store.")
+        return self._cache.open(name, None, verify)
+
     def manifest(self, name: str) -> Manifest:
         """The manifest of one snapshot.
 

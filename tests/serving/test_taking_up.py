@@ -15,6 +15,7 @@ from engine.consent import Vocabulary
 from engine.errors import NoSnapshot, SnapshotError
 from engine.serving.replica import Replica
 from tests.serving.shop import Shop
+from tests.snapshot.object_server import ObjectServer
 from tests.snapshot.places import Place, bucket, folder, object_server, place
 
 __all__ = ["bucket", "folder", "object_server", "place"]
@@ -207,6 +208,67 @@ def test_a_store_that_does_not_answer_leaves_what_serves(
             monkeypatch.setenv(name, value)
     replica.look()
     assert not replica.problems()
+
+
+@pytest.fixture
+def away(object_server: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An object store that answers nothing."""
+    monkeypatch.setattr("engine.snapshot.bucket._RETRIES", {"max_retries": 0})
+    object_server.fail("error_before", "GET", "", times=10_000)
+    yield
+    object_server.faults.clear()
+
+
+def test_a_restart_while_the_store_is_away_serves_what_this_machine_served_last(
+    request: pytest.FixtureRequest, bucket: Place, tmp_path: Path
+) -> None:
+    shop = Shop(tmp_path / "out", bucket.where)
+    old = shop.publish().snapshot_id
+    newer = shop.publish(1).snapshot_id
+    first = Replica(shop.settings())
+    first.look()
+    first.rollback()  # what was served, not what was fetched last
+    first.close()
+    request.getfixturevalue("away")
+    again = Replica(shop.settings())
+    for _ in range(2):
+        again.look()
+        assert again.ready and again.served is not None and again.served.name == old
+        assert set(problems(again)) == {"store_unavailable"}
+    with again.lease() as served:
+        assert served.snapshot.user(shop.keys.rotating.derive("ana")) is not None
+    assert bucket.server is not None
+    bucket.server.faults.clear()
+    bucket.registry().promote(newer)
+    again.look()
+    assert not again.problems() and again.served.name == newer
+    again.close()
+
+
+@pytest.mark.parametrize("harm", ["gone", "flipped", "another machine"])
+def test_what_the_cache_does_not_hold_whole_is_not_served_without_the_store(
+    request: pytest.FixtureRequest, bucket: Place, tmp_path: Path, harm: str
+) -> None:
+    shop = Shop(tmp_path / "out", bucket.where)
+    name = shop.publish().snapshot_id
+    first = Replica(shop.settings())
+    first.look()
+    first.close()
+    cache = shop.out / "cache"
+    if harm == "gone":
+        shutil.rmtree(cache / name)
+    elif harm == "flipped":
+        file = cache / name / "candidates-00000.arrow"
+        good = file.read_bytes()
+        file.unlink()
+        file.write_bytes(good[:400] + bytes([good[400] ^ 1]) + good[401:])
+    else:
+        shutil.rmtree(cache)
+    request.getfixturevalue("away")
+    again = Replica(shop.settings())
+    again.look()
+    assert not again.ready and "store_unavailable" in problems(again)
+    again.close()
 
 
 def test_a_ledger_is_heard_while_a_snapshot_is_fetched(shop: Shop, replica: Replica) -> None:
