@@ -122,6 +122,7 @@ def build_snapshot(
     run: str = "test",
     key_id: str = "",
     ledger_sequence: int = 0,
+    audit_head: str = "",
     seed: int = 0,
 ) -> Manifest:
     """Write a whole snapshot into `folder` and say what it is.
@@ -140,7 +141,7 @@ def build_snapshot(
     """
     about = About(
         as_of=as_of,
-        lineage=Lineage(run=run, key_id=key_id, ledger_sequence=ledger_sequence),
+        lineage=Lineage(run=run, key_id=key_id, ledger_sequence=ledger_sequence, audit_head=audit_head),
         vocabulary=vocabulary or {},
         profiles=tuple(profiles),
         decays=tuple(decays),

@@ -26,11 +26,13 @@ from engine.identity import UserKeys
 from engine.policy import Chain, load_policies
 from engine.serving.settings import ServeSettings
 from engine.serving.snapshots import Served, Snapshots, unforeseen
+from engine.snapshot import Lineage
 
 _log = structlog.get_logger("bodega.replica")
 _LEDGER_CODES = ("ledger_unavailable",)
 _SNAPSHOT_CODES = ("no_snapshot", "snapshot_refused", "snapshot_gone", "store_unavailable")
 _JOIN_SECONDS = 5.0
+_RESTORE = "Restore the newer ledger: withdrawals are missing from this one."
 __all__ = ["Replica", "Served"]
 
 
@@ -56,12 +58,14 @@ class Replica:
         self.snapshots = Snapshots(settings, self.vocabulary)
         self.started_at = datetime.now(UTC)
         self._lock = threading.Lock()
+        self._looking = threading.Lock()  # at the ledger
         self._ledger: _OpenLedger | None = None
         self._highest = 0  # sequence of the ledger that this process has seen
+        self._seen = (0, "")  # a sequence and the head of the audit log at it
         self._ledger_heard = time.monotonic()
         self._ledger_path = Path(make_url(settings.ledger).database or "")
         self._problems: Mapping[str, BodegaError] = {}  # replaced whole, never changed: many threads read it
-        self._damaged: tuple[str, BodegaError] | None = None  # a snapshot in which somebody's record cannot be read
+        self._damaged: tuple[Served, BodegaError] | None = None  # in which somebody's record cannot be read
         self._stopping = threading.Event()
         self._watchers: list[threading.Thread] = []
 
@@ -83,27 +87,33 @@ class Replica:
     def problems(self) -> list[tuple[str, BodegaError]]:
         """What ails this process now, as stable code and error, sorted by code."""
         found, damaged, served = dict(self._problems), self._damaged, self.served
-        if damaged is not None and served is not None and damaged[0] == served.name:
+        if damaged is not None and damaged[0] is served:
             found["record_damaged"] = damaged[1]
         return sorted(found.items(), key=lambda problem: problem[0])
 
     def damaged(self, served: Served, error: BodegaError) -> None:
         """Tell operators, once a snapshot, that the record of somebody in it cannot be read."""
         with self._lock:
-            told = self._damaged is not None and self._damaged[0] == served.name
-            self._damaged = (served.name, error)
+            told = served is not self.served or (self._damaged is not None and self._damaged[0] is served)
+            if not told:
+                self._damaged = (served, error)
         if not told:
+            self.snapshots.doubt(served)
             _log.warning("record_damaged", snapshot=served.name, error=error.message, remedy=error.remedy)
 
     def consent(self) -> tuple[Ledger, UserKeys]:
         """The ledger, and the keys that name people in it.
 
         Raises:
-            LedgerUnavailable: it is not open, or its file is no longer the one that was opened.
+            LedgerUnavailable: it is not open, its file is no longer the one that was opened, or the last look at it found
+                a fault, such as that it went back.
         """
         held = self._ledger
         if held is None:
             raise LedgerUnavailable("The consent ledger is not open.", "See AdminService.GetStatus for the cause.")
+        found = self._problems.get("ledger_unavailable")
+        if found is not None:
+            raise LedgerUnavailable(found.message, found.remedy)
         if _identity(self._ledger_path) != held.file:
             # An open SQLite file outlives its name: reading on would serve grants that were withdrawn elsewhere.
             raise LedgerUnavailable(f"{self._ledger_path} is gone or was replaced.", "Put it back; it is opened again.")
@@ -210,15 +220,21 @@ class Replica:
             self._highest = max(self._highest, sequence)
 
     def _check_forward(self, ledger: Ledger) -> None:
-        """A ledger that went back, as one from a backup does, has lost withdrawals that were acknowledged."""
+        """A ledger that went back, as one from a backup does, has lost withdrawals that were acknowledged.
+
+        It may have come as far again since, by other changes: its audit log then tells of another past.
+        """
         sequence = ledger.sequence()
         served = self.served
-        night = served.snapshot.manifest.lineage.ledger_sequence if served is not None else 0
-        if sequence < max(self._highest, night):
-            raise LedgerUnavailable(
-                f"The consent ledger stands at {sequence}, it was at {max(self._highest, night)} before.",
-                "Restore the newer ledger: withdrawals are missing from this one.",
-            )
+        lineage = served.snapshot.manifest.lineage if served is not None else Lineage(run="")
+        night = (lineage.ledger_sequence, lineage.audit_head)
+        highest = max(self._highest, night[0])
+        if sequence < highest:
+            raise LedgerUnavailable(f"The consent ledger stands at {sequence}, it was at {highest} before.", _RESTORE)
+        for at, head in (self._seen, night):
+            if head and ledger.audit_head(at) != head:
+                raise LedgerUnavailable(f"The consent ledger tells of another past than it did at {at}.", _RESTORE)
+        self._seen = (sequence, ledger.audit_head(sequence))
         self.saw(sequence)
 
     def _open_ledger(self) -> _OpenLedger:
@@ -240,10 +256,15 @@ class Replica:
         return _OpenLedger(ledger, keys, _identity(self._ledger_path) or (0, 0))
 
     def _look_for_ledger(self) -> None:
-        self._tell(_LEDGER_CODES, _caught("ledger_unavailable", self._look_at_ledger))
+        with self._looking:
+            self._tell(_LEDGER_CODES, _caught("ledger_unavailable", self._look_at_ledger))
 
     def _look_for_snapshots(self) -> None:
+        before = self.served
         self._tell(_SNAPSHOT_CODES, _caught("snapshot_refused", self.snapshots.look))
+        if self.served is not before:
+            self._damaged = None
+            self._look_for_ledger()  # the snapshot says how far it had come, and by which past
 
     def _tell(self, codes: Sequence[str], found: Mapping[str, BodegaError]) -> None:
         """Put what was found in the place of what was known under these codes, and log what changed."""

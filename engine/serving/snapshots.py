@@ -31,6 +31,7 @@ class Served:
     snapshot: Snapshot
     keys: UserKeys
     profiles: tuple[Profile, ...]
+    copy: int  # which one of it is mapped: its inode
 
     @property
     def name(self) -> str:
@@ -66,6 +67,8 @@ class Snapshots:
         self._served: Served | None = None
         self._in_use: dict[int, tuple[Served, int]] = {}  # by id(): requests under way on each
         self._refused: _Refused | None = None
+        self._doubted: Served | None = None
+        self._fetched_anew = ""  # once for each: where it is damaged again, the machine is at fault
 
     @property
     def served(self) -> Served | None:
@@ -125,6 +128,10 @@ class Snapshots:
                     self._serve_without_the_store()
             return problems | self._gone()
 
+    def doubt(self, served: Served) -> None:
+        """Something in what is served is not what was written: the next look takes up another copy, where there is one."""
+        self._doubted = served
+
     def promote(self, name: str) -> Served:
         """Serve a snapshot that the registry has, here at once and elsewhere at their next look.
 
@@ -162,7 +169,12 @@ class Snapshots:
 
     def _take(self, wanted: tuple[str, ...]) -> dict[str, BodegaError]:
         name = wanted[0]
-        if self._served is not None and self._served.name == name:
+        served, doubted, self._doubted = self._served, self._doubted, None
+        anew = doubted is not None and doubted is served and self._fetched_anew != name and self.registry.distrust(name)
+        if anew:
+            self._fetched_anew = name
+        # Publishing again is how a damaged copy is mended: what is mapped is then no longer what lies there.
+        if served is not None and served.name == name and not anew and self._lies_as_opened(served):
             self._refused = None
             return {}
         refused = self._refused
@@ -215,7 +227,7 @@ class Snapshots:
 
     def _gone(self) -> dict[str, BodegaError]:
         served = self._served
-        if served is None or self.registry.lies_whole(served.name):
+        if served is None or self.registry.copy_of(served.name):
             return {}
         error = SnapshotError(
             f"The files of {served.name} were removed while it is served.",
@@ -225,7 +237,12 @@ class Snapshots:
 
     def _beside(self, name: str) -> Served:
         served = self._served
-        return served if served is not None and served.name == name else self._open(name)
+        if served is not None and served.name == name and self._lies_as_opened(served):
+            return served
+        return self._open(name)
+
+    def _lies_as_opened(self, served: Served) -> bool:
+        return self.registry.copy_of(served.name) in (served.copy, 0)  # 0: it is gone, which `_gone` tells
 
     def _point(self, fresh: Served, move: Callable[[], object]) -> None:
         try:
@@ -249,9 +266,10 @@ class Snapshots:
             old.snapshot.close()
 
     def _open(self, name: str) -> Served:
-        return self._fit(self.registry.open(name, verify=self._settings.verify))
+        copy = self.registry.copy_of(name)  # before: one that is replaced meanwhile is taken up once more
+        return self._fit(self.registry.open(name, verify=self._settings.verify), copy)
 
-    def _fit(self, snapshot: Snapshot) -> Served:
+    def _fit(self, snapshot: Snapshot, copy: int = 0) -> Served:
         """With its keys and profiles, where this server can serve it; closed where not."""
         name = snapshot.manifest.snapshot_id
         try:
@@ -275,7 +293,7 @@ class Snapshots:
         except BaseException:
             snapshot.close()
             raise
-        return Served(snapshot, keys, profiles)
+        return Served(snapshot, keys, profiles, copy or self.registry.copy_of(name))
 
 
 def unforeseen(failure: Exception) -> BodegaError:

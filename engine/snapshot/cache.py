@@ -109,8 +109,7 @@ class Cache:
             except (SnapshotCorrupt, NoSnapshot) as error:
                 os.close(lease)
                 _log.warning("The copy of %s in the cache is fetched again: %s", name, error)
-                with self.staging.locked(".fetch"), contextlib.suppress(SnapshotError):
-                    self.staging.discard(folder)
+                self.discard(name)
                 continue
             except BaseException:
                 os.close(lease)
@@ -143,6 +142,11 @@ class Cache:
                 hashed = dict(zip(left, found, strict=True))
             self._remember(record, folder, digest, known | hashed)
         return len(left)
+
+    def discard(self, name: str) -> None:
+        """Remove one copy. Whoever has it mapped keeps reading it."""
+        with self.staging.locked(".fetch"), contextlib.suppress(SnapshotError):
+            self.staging.discard(self.root / name)
 
     def note_served(self, of: str, name: str) -> None:
         """Keep which snapshot of a store is served on this machine; without that, a start needs the store."""

@@ -259,7 +259,7 @@ def hash_file(path: Path) -> str:
 def _damaged(name: str) -> SnapshotCorrupt:
     return SnapshotCorrupt(
         f"What snapshot {name} holds of one person is not what was written.",
-        "Look after the disk and memory of this machine, and publish the snapshot again from its run.",
+        "Look after the disk and memory of this machine; in a folder, publish the snapshot again from its run.",
     )
 
 

@@ -107,14 +107,16 @@ class Registry:
         staged = Path(staged)
         with Snapshot.open(staged, verify=False) as whole:
             manifest = whole.manifest
-        name, place = manifest.snapshot_id, ""
+        name, made = manifest.snapshot_id, ""
         for _ in range(_TRIES):
             with self._store.locked():
                 pointer, version = self._read()
                 _require_parent(pointer, name, expected_parent)
-                place = self._store.place(staged, manifest, pointer, place)
+                place = self._store.place(staged, manifest, pointer, made)
                 if self._move(pointer, version, name, place):
                     break
+                if pointer is None or pointer.places.get(name) != place:
+                    made = place  # nobody else knows it; one that the pointer named may be swept by the next try
         else:
             raise _restless(self.where)
         if not isinstance(self._store, Folder):
@@ -196,14 +198,24 @@ class Registry:
         """
         return self._store.manifest(name, self._known(name))
 
-    def lies_whole(self, name: str) -> bool:
-        """Whether the files of a snapshot that is open are still where they were opened."""
+    def copy_of(self, name: str) -> int:
+        """The inode of the copy that `open` would map now; 0 where there is none on this machine."""
         root = self._store.root if isinstance(self._store, Folder) else self._staging.root
-        return (root / name / MANIFEST).exists()
+        try:
+            return (root / name / MANIFEST).stat().st_ino
+        except OSError:
+            return 0
+
+    def distrust(self, name: str) -> bool:
+        """Have the next open fetch it from the object store again; False for a folder, which has no other copy."""
+        if self._cache is None or isinstance(self._store, Folder):
+            return False
+        self._cache.discard(name)
+        return True
 
     def list(self) -> list[Manifest]:
         """Every snapshot here, newest first. One that cannot be read is left out, and the log says why."""
-        return self._manifests(self._readable()[0])
+        return self._manifests(self._readable()[0])[0]
 
     def promote(self, name: str) -> None:
         """Serve a snapshot that is here already. Also mends a pointer that is unreadable.
@@ -269,8 +281,9 @@ class Registry:
                 pointer, version = self._read()
                 here = self._store.names(pointer)
                 kept = {pointer.current, *[name for name in pointer.previous if name in here][:1]} if pointer else set()
-                kept |= {manifest.snapshot_id for manifest in self._manifests(pointer)[: max(keep, 0)]}
-                old = sorted(here - kept)
+                manifests, unknown = self._manifests(pointer)
+                kept |= {manifest.snapshot_id for manifest in manifests[: max(keep, 0)]}
+                old = sorted(here - kept - unknown)
                 left = pointer.without(old) if pointer else None
                 # Out of an object store's pointer first: from then on nobody may begin to use them.
                 if pointer and left and pointer.places != left.places and not self._store.move(left, version, _mark()):
@@ -312,17 +325,21 @@ class Registry:
     def _require_here(self, name: str, pointer: Pointer | None) -> None:
         here = self._store.names(pointer)
         if not ID.fullmatch(name) or name not in here:
-            named = ", ".join(manifest.snapshot_id for manifest in self._manifests(pointer)[:5])
+            named = ", ".join(manifest.snapshot_id for manifest in self._manifests(pointer)[0][:5])
             raise NoSnapshot(f"{self.where} has no snapshot '{name}'.", f"Name one of: {named or 'none yet'}.")
 
-    def _manifests(self, pointer: Pointer | None) -> builtins.list[Manifest]:
-        manifests = []
+    def _manifests(self, pointer: Pointer | None) -> tuple[builtins.list[Manifest], set[str]]:
+        """Those that can be read, newest first; and the names of those that a later program, or a better moment, can read."""
+        manifests, unknown = [], set()
         for name in self._store.names(pointer):
             try:
                 manifests.append(self._store.manifest(name, pointer))
             except SnapshotError as error:
                 _log.warning("Snapshot %s is left out: %s", name, error)
-        return sorted(manifests, key=lambda manifest: (manifest.created_at, manifest.snapshot_id), reverse=True)
+                if not isinstance(error, SnapshotCorrupt | NoSnapshot):
+                    unknown.add(name)
+        newest = sorted(manifests, key=lambda manifest: (manifest.created_at, manifest.snapshot_id), reverse=True)
+        return newest, unknown
 
 
 def _mark() -> str:

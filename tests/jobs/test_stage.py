@@ -19,6 +19,7 @@ import pytest
 
 from engine.errors import DataError, RunLocked
 from jobs.stage import Stage, fingerprint, finished, run_lock, stage
+from tests.durability import Durability
 
 INPUTS = {"log": "aa11"}
 CONFIG: dict[str, Any] = {"width": 8, "lanes": ["usual", "similar"]}
@@ -218,3 +219,22 @@ def test_a_recipe_inside_another_shares_its_lock(tmp_path: Path) -> None:
             pass
         assert f"process {os.getpid()}" in attempt(tmp_path).stderr, "the inner use must not let go of the outer lock"
     assert attempt(tmp_path).returncode == 0
+
+
+def test_a_marker_is_on_disk_after_its_files_and_before_the_stage_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = Durability(monkeypatch)
+    with stage(tmp_path, "train", {}, {}) as work:
+        work.shards_left(["one"])
+        (work.folder / "deep").mkdir()
+        files = [work.folder / "a.bin", work.folder / "deep" / "b.bin"]
+        for file in files:
+            file.write_bytes(b"bytes")
+        work.shard_done("one", files)
+        (marker,) = work.folder.rglob("one.json")
+        for file in files:
+            assert disk.survives(file, work.folder, disk.when_named(marker)), file
+        assert disk.survives(marker, marker.parent)
+        work.finish()
+        assert disk.survives(work.folder / "_stage.json", work.folder)

@@ -15,7 +15,7 @@ import pytest
 from bodega.client import BodegaRpcError, Client
 from bodega.v1 import ranking_pb2
 
-from engine.consent import Vocabulary
+from engine.consent import Change, Ledger, Vocabulary
 from engine.errors import NoSnapshot, SettingsError, UnknownThing
 from engine.identity import UserKeys
 from engine.serving.replica import Replica
@@ -272,6 +272,59 @@ def test_a_ledger_that_went_back_is_not_believed(shop: Shop, served: tuple[Serve
         assert provenance.mode == ranking_pb2.Provenance.MODE_NON_PROFILED, provenance
         time.sleep(0.1)
     assert provenance.reason == "consent_unavailable"
+
+
+def copied(source: Path, target: Path) -> None:
+    """Page by page into the file that is there, as SQLite's own backup does: it stays the same file."""
+    with contextlib.closing(sqlite3.connect(source)) as left, contextlib.closing(sqlite3.connect(target)) as right:
+        left.backup(right)
+
+
+def test_a_ledger_restored_in_place_is_not_believed_however_far_it_comes_again(
+    shop: Shop, served: tuple[Server, Client]
+) -> None:
+    server, client = served
+    allow(client, "ana")
+    copied(shop.out / "consent.db", shop.out / "old.db")
+    client.withdraw("ana")
+    time.sleep(0.3)  # the watcher looks each 0.05 s
+    copied(shop.out / "old.db", shop.out / "consent.db")
+
+    def not_believed() -> None:
+        assert client.recommend("ana").provenance.reason == "consent_unavailable"
+        assert "ledger_unavailable" in dict(server.replica.problems())
+
+    time.sleep(0.3)
+    not_believed()
+    with pytest.raises(BodegaRpcError, match="consent"):
+        allow(client, "ben")
+    held = server.replica._ledger
+    assert held is not None
+    for name in ("ben", "cat", "dan"):  # as another process would, past where it was
+        held.ledger.record(
+            held.keys.stable.derive(name), [Change("profile", "web", True)], None, "n", "person", "", None
+        )
+    time.sleep(0.3)
+    not_believed()
+
+
+def test_a_restart_does_not_believe_a_ledger_with_another_past_than_the_night_read(shop: Shop) -> None:
+    shop.publish()
+    with shop.served() as (server, client):
+        copied(shop.out / "consent.db", shop.out / "old.db")
+        allow(client, "ana")
+        client.withdraw("ana")
+        ledger = server.replica.consent()[0]
+        shop.publish(1, ledger_sequence=ledger.sequence(), audit_head=ledger.audit_head(ledger.sequence()))
+    copied(shop.out / "old.db", shop.out / "consent.db")
+    old = Ledger.open(f"sqlite:///{shop.out}/consent.db", VOCABULARY)
+    old.bind(shop.keys.stable.key_id)
+    for _ in range(5):
+        old.record(shop.keys.stable.derive("ana"), [Change("profile", "web", True)], None, "n", "person", "", None)
+    old.close()
+    with shop.served() as (server, client):
+        assert client.recommend("ana").provenance.reason == "consent_unavailable"
+        assert "another past" in problems(server.replica)["ledger_unavailable"]
 
 
 def test_an_old_ledger_is_never_served_with_new_keys(shop: Shop) -> None:

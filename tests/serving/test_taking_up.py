@@ -154,6 +154,44 @@ def test_the_served_files_may_be_deleted(shop: Shop, replica: Replica, place: Pl
     assert not replica.problems() and replica.served is not None and replica.served.name == again
 
 
+def test_a_copy_that_is_damaged_while_it_serves_is_taken_up_anew(shop: Shop, replica: Replica, place: Place) -> None:
+    """Of a folder once it is published again; of an object store, which has another copy, at once and only once."""
+    name = replica.served.name if replica.served else ""
+    local = (Path(place.where) if place.kind == "folder" else shop.out / "cache") / name
+
+    def harmed() -> bool:
+        with replica.lease() as served:
+            try:
+                served.snapshot.user(shop.keys.rotating.derive("ana"))
+            except SnapshotError as error:
+                replica.damaged(served, error)
+                return True
+        return False
+
+    def harm() -> None:
+        for path in local.glob("ways-*.arrow"):
+            path.chmod(0o600)
+            with path.open("r+b") as file:  # in place: it is mapped
+                good = file.read()
+                file.seek(0)
+                file.write(bytes(byte ^ (7000 > at > 600) for at, byte in enumerate(good)))
+
+    assert not harmed()
+    harm()
+    assert harmed() and set(problems(replica)) == {"record_damaged"}
+    if place.kind == "folder":
+        replica.look()
+        assert harmed() and set(problems(replica)) == {"record_damaged"}
+        shop.publish()
+    replica.look()
+    assert not harmed() and not problems(replica)
+    if place.kind == "bucket":
+        harm()
+        for _ in range(2):
+            assert harmed() and set(problems(replica)) == {"record_damaged"}
+            replica.look()
+
+
 def test_promote_and_rollback_are_in_effect_when_they_return(shop: Shop, replica: Replica, place: Place) -> None:
     first = replica.served.name if replica.served else ""
     second, third = (shop.publish(number).snapshot_id for number in (1, 2))

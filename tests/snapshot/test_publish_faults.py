@@ -20,6 +20,7 @@ import pytest
 from engine.errors import NoSnapshot, PublishConflict, SettingsError, SnapshotError
 from engine.snapshot import Registry, bucket
 from engine.snapshot.bucket import Bucket
+from tests.durability import Durability
 from tests.snapshot.object_server import ObjectServer
 from tests.snapshot.places import Place
 from tests.snapshot_builder import build_snapshot, publish_snapshot
@@ -309,15 +310,19 @@ def test_an_upload_that_nobody_points_at_is_spared_for_the_grace_and_then_swept(
     assert bucket.registry().open_current().manifest.snapshot_id == current
 
 
+@pytest.mark.parametrize("late", [False, True], ids=["at once", "it deletes last"])
 def test_a_sweep_between_the_upload_and_the_move_costs_an_upload_and_breaks_nothing(
-    bucket: Place, monkeypatch: pytest.MonkeyPatch
+    bucket: Place, monkeypatch: pytest.MonkeyPatch, late: bool
 ) -> None:
     """The worst moment: another machine removes the very snapshot that a publisher has found to be there already."""
     made = [publish_snapshot(bucket.where, run=f"run-{number}").snapshot_id for number in range(3)]
     registry = bucket.registry()
     staged = staged_by(registry, "run-0")
-    put = Bucket._put_pointer
+    put, remove = Bucket._put_pointer, Bucket.remove
     swept: list[list[str]] = []
+    left: list[tuple[Any, ...]] = []
+    if late:
+        monkeypatch.setattr(Bucket, "remove", lambda *given: left.append(given) or list(given[1]))
 
     def sweep_first(self: Bucket, text: bytes, version: Any) -> None:
         if not swept:
@@ -328,6 +333,8 @@ def test_a_sweep_between_the_upload_and_the_move_costs_an_upload_and_breaks_noth
     monkeypatch.setattr(Bucket, "_put_pointer", sweep_first)
     assert registry.publish(staged).snapshot_id == made[0]
     assert swept == [[made[0]]]
+    for given in left:
+        remove(*given)
     assert bucket.registry().open_current().manifest.snapshot_id == made[0]
 
 
@@ -466,3 +473,19 @@ def _publish_and_kill(publishers: subprocess.Popen[str], place: Place, server: O
     server.watch = None
     assert code == (-signal.SIGKILL if dead.is_set() else 0)
     return dead.is_set()
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_what_a_pointer_names_is_on_disk_before_it_and_the_pointer_before_publish_returns(
+    folder: Place, monkeypatch: pytest.MonkeyPatch, first: bool
+) -> None:
+    root = Path(folder.where)
+    if not first:
+        publish_snapshot(root, run="before")
+    disk = Durability(monkeypatch)
+    manifest = publish_snapshot(root, run="now", shards=3)
+    pointed = disk.when_named(root / "current.json")
+    for name in ("manifest.json", *manifest.files):
+        assert disk.survives(root / manifest.snapshot_id / name, root, pointed), name
+    assert disk.survives(root / "current.json", root)
+    assert not disk.survives(root / "current.json", root, pointed)

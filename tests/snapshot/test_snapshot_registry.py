@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -232,6 +233,27 @@ registry = Registry(sys.argv[1])
 print(registry.stage(), flush=True)
 time.sleep(60)
 """
+
+
+@pytest.mark.parametrize("why", ["later format", "error of the moment"])
+def test_a_sweep_spares_what_it_cannot_read_today(place: Place, monkeypatch: pytest.MonkeyPatch, why: str) -> None:
+    oldest, *_ = [publish_snapshot(place.where, run=f"run-{number}").snapshot_id for number in range(4)]
+    registry = place.registry()
+    if why == "later format":
+        path = place.path_of(oldest, "manifest.json")
+        place.write(path, place.read(path).replace(b'"format_version": 1', b'"format_version": 2'))
+    else:
+        real = registry._store.manifest
+
+        def manifest(name: str, pointer: Any) -> Manifest:
+            if name == oldest:
+                raise SnapshotError("It cannot be read: Input/output error.")
+            return real(name, pointer)
+
+        monkeypatch.setattr(registry._store, "manifest", manifest)
+    removed = registry.sweep(keep=0)
+    assert oldest not in removed and removed
+    assert place.read(place.path_of(oldest, "manifest.json"))
 
 
 def test_a_sweep_takes_what_a_dead_publisher_left_and_spares_a_living_ones(tmp_path: Path) -> None:
