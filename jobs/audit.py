@@ -1,11 +1,13 @@
-"""`bodega consent audit`: is the ledger's audit log whole, and what does it say last?"""
+"""The ledger's audit log by hand: is it whole, what does it say last, and what was done beside the servers."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
+import pwd
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,28 @@ def audit(
     heads = {name: registry.manifest(name).lineage.audit_head for name in against}
     with contextlib.closing(Ledger.open(f"sqlite:///{path}", _ANY)) as ledger:
         return ledger.verify_audit(tuple(heads.values())), ledger.audit_rows(last), heads
+
+
+def actor() -> str:
+    """Who runs this process, by the system's own account."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # a container may run under a number alone
+        return f"uid {os.getuid()}"
+
+
+def note(out: Path, action: str, detail: Mapping[str, str]) -> None:
+    """Write what was done by hand into the audit log of a deployment; says so where it has none.
+
+    Raises:
+        LedgerUnavailable: it could not be written.
+    """
+    path = (out / "consent.db").resolve()
+    if not path.is_file():
+        sys.stderr.write(f"Not in the audit log: there is no ledger at {path}.\n")
+        return
+    with contextlib.closing(Ledger.open(f"sqlite:///{path}", _ANY)) as ledger:
+        ledger.audit(action, actor(), detail)
 
 
 def show(check: AuditCheck, rows: Sequence[AuditRow], heads: dict[str, str], as_json: bool) -> int:

@@ -159,7 +159,10 @@ def snapshot_promote(
         with _client(address, tls, timeout) as operator:
             operator.promote_snapshot(snapshot_id)
     else:
+        from jobs.audit import note
+
         _registry(out, store).promote(snapshot_id)
+        note(out, "snapshot_promoted", {"snapshot": snapshot_id})
     print(f"{snapshot_id} is served now")
 
 
@@ -167,7 +170,7 @@ def snapshot_promote(
 def snapshot_rollback(
     out: Out = _OUT,
     store: Store = "",
-    reason: Annotated[str, typer.Option(help="For the log and the audit; needed with --address.")] = "",
+    reason: Annotated[str, typer.Option(help="For the audit log; needed with --address.")] = "",
     address: Through = "",
     tls: Tls = "",
     timeout: Timeout = 600.0,
@@ -177,7 +180,10 @@ def snapshot_rollback(
         with _client(address, tls, timeout) as operator:
             name = operator.rollback_snapshot(reason).snapshot.snapshot_id
     else:
+        from jobs.audit import note
+
         name = _registry(out, store).rollback()
+        note(out, "snapshot_rolled_back", {"snapshot": name, "because": reason})
     print(f"{name} is served now")
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import pwd
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -31,14 +29,6 @@ def check_reason(force: str) -> str:
     return reason
 
 
-def actor() -> str:
-    """Who runs this process, by the system's own account."""
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:  # a container may run under a number alone
-        return f"uid {os.getuid()}"
-
-
 def sealed(staged: Path, metrics: Mapping[str, float], protocol: str, forced: str) -> Manifest:
     """Put into the manifest of a snapshot, not published yet, what only its own lists could tell, and why it is forced."""
     manifest = read_manifest(staged)
@@ -50,12 +40,10 @@ def sealed(staged: Path, metrics: Mapping[str, float], protocol: str, forced: st
 
 
 def record(this: Night, who: str, reason: str, wrong: Sequence[str]) -> None:
-    """Write it into the audit log of the ledger, where that has one.
+    """Write it into the audit log of the ledger.
 
     Raises:
         LedgerUnavailable: it could not be written; then nothing is published.
     """
     with opened_ledger(this.settings) as (ledger, _):
-        audit = getattr(ledger, "audit", None)
-        if audit is not None:
-            audit("publish_forced", who, {"run": this.folder.name, "reason": reason, "broken": list(wrong)})
+        ledger.audit("publish_forced", who, {"run": this.folder.name, "reason": reason, "broken": list(wrong)})

@@ -124,6 +124,8 @@ def end(left: Path) -> None:
 
 
 def _end(left: Path) -> bool:
+    if not left.name.startswith(_PREFIX):
+        return False  # whatever an environment says, this is none of ours
     with _locked(left) as free:
         if not free or not ((left / _OWNER).exists() or not any(left.iterdir())) or not _end_processes(left):
             return False

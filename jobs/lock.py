@@ -86,7 +86,6 @@ def run_lock(run: Path) -> Iterator[None]:
     Raises:
         RunLocked: another process holds it; names the process and since when.
     """
-    run.mkdir(parents=True, exist_ok=True)
     path = (run / _LOCK).resolve()
     if _held.get(path):
         _held[path] += 1
@@ -95,8 +94,7 @@ def run_lock(run: Path) -> Iterator[None]:
         finally:
             _held[path] -= 1
         return
-    with path.open("a+") as file:
-        _take(run, file.fileno())
+    with _taken(run, path) as file:
         mine = Holder.this_process()
         _write(file, mine)
         _held[path] = 1
@@ -106,6 +104,26 @@ def run_lock(run: Path) -> Iterator[None]:
             del _held[path]
             with contextlib.suppress(OSError, ValueError):  # the run may have been removed, or its disk be full
                 _write(file, Holder(**(asdict(mine) | {"ended": True})))
+
+
+@contextlib.contextmanager
+def _taken(run: Path, path: Path) -> Iterator[Any]:
+    """The file of a lock, held, and still the one under its name: a sweep may have removed the run in between."""
+    while True:
+        run.mkdir(parents=True, exist_ok=True)
+        try:
+            file = path.open("a+")
+        except FileNotFoundError:
+            continue
+        with file:
+            _take(run, file.fileno())
+            try:
+                same = os.path.samestat(os.fstat(file.fileno()), path.stat())
+            except FileNotFoundError:
+                same = False
+            if same:
+                yield file
+                return
 
 
 def _take(run: Path, handle: int) -> None:

@@ -18,8 +18,9 @@ from engine.errors import GateBlocked, NoSnapshot, RunLocked
 from engine.evaluation.gates import Verdict, broken
 from engine.snapshot import Manifest, Registry, read_manifest
 from jobs.assemble import assemble
+from jobs.audit import actor
 from jobs.cluster import Cluster
-from jobs.force import actor, check_reason, record, sealed
+from jobs.force import check_reason, record, sealed
 from jobs.gate_report import brief, gate_table
 from jobs.launch import recipe
 from jobs.lock import run_lock
@@ -89,7 +90,7 @@ def _assembled(this: Night, registry: Registry) -> Iterator[Path]:
         assemble(this, FULL, staged, {})
         yield staged
     finally:
-        shutil.rmtree(staged, ignore_errors=True)
+        registry.drop(staged)
 
 
 def _say(verdicts: list[Verdict], reason: str) -> list[str]:

@@ -15,8 +15,10 @@ _FILE = "_settings.json"
 _BLOT = "***"
 _SECRET_KEY = re.compile(r"(password|passwd|secret|token|credential)s?$|^user$", re.IGNORECASE)  # user: a canary's id
 _SECRET_PARTS = (
-    re.compile(r"(?<=://)([^/@\s:]*:)[^/@\s]+(?=@)"),  # scheme://user:password@host
-    re.compile(r"([?&;][^=&;]*(?:password|secret|token|signature|credential|key)[^=&;]*=)[^&;\s]+", re.IGNORECASE),
+    re.compile(r"(?<=://)([^/@\s:]*:)\S+(?=@)"),  # scheme://user:password@host, whatever the password holds
+    re.compile(
+        r"([?&;][^=&;]*(?:password|secret|token|signature|credential|key|\bsig)[^=&;]*=)[^&;\s]+", re.IGNORECASE
+    ),
     re.compile(r"(\b(?:password|passwd)\s*=\s*)[^\s&;]+", re.IGNORECASE),  # host=... password=...
 )
 

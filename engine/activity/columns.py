@@ -13,7 +13,6 @@ from engine.activity.mapping import DataSettings, EventRule
 from engine.activity.parquet import MAYBE_TEXT, MOMENT, NUMBER, TEXT, TEXTS, WHOLE, Kind, as_time
 from engine.schema import EVENTS, TIME
 
-Coded = tuple[NDArray[np.int32], pa.Array]  # codes (-1: null) and the names that they stand for
 UNDO = 100  # event codes from here on take back the event `code - UNDO`
 NOT_READ, UNKNOWN = 255, 254  # event codes of rows that are not taken
 OLDEST = 315_532_800_000_000  # 1980 in microseconds: before it, a unit was mistaken or a clock unset

@@ -191,6 +191,7 @@ _CARRIED: Mapping[Bound, Callable[[float], float]] = {
 }
 _HIGHEST = {Bound.FALL: 1.0, Bound.CHANGE: 1.0}
 _SHARES = (Bound.FALL, Bound.RISE)
+_PROBED = ("lane_share.", "withheld_share")  # nothing to measure them on where gates.probes asks nobody
 _UNMEASURED = "there is nothing to measure it on"
 
 
@@ -253,6 +254,8 @@ def _held(
     if value is None:
         return Outcome.OFF, "", ""
     now, then = today.get(figure), (before or {}).get(figure)
+    if now is None and figure.startswith(_PROBED) and today.get(SAMPLED) == 0:
+        return Outcome.SKIPPED, "", "no list was asked for"
     against = gate.kind in _CARRIED
     for applies, why in _reasons_to_skip(gate, now, then, today, before, settings, comparable):
         if against and applies:

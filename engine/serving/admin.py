@@ -129,12 +129,10 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
             )
 
     def _record(self, action: str, **detail: str) -> None:
-        """In the log, and in the ledger's audit where it has one."""
+        """In the log, and in the ledger's audit."""
         _log.info(action, **detail)
         try:
-            audit = getattr(self._replica.consent()[0], "audit", None)
-            if audit is not None:
-                audit(action, "operator", detail)
+            self._replica.consent()[0].audit(action, "operator", detail)
         except BodegaError as error:  # it is done, and said in the log: the call did not fail
             _log.error("audit_failed", action=action, error=error.message)
 

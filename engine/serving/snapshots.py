@@ -155,7 +155,7 @@ class Snapshots:
         with self._looking:
             now, *earlier = self.registry.history()
             if not earlier:
-                self.registry.rollback()  # which says so
+                self.registry.rollback(expected=now)  # which says so
             fresh = self._beside(earlier[0])
             self._point(fresh, lambda: self.registry.rollback(expected=now))
             return fresh

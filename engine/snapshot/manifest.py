@@ -6,13 +6,14 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from engine.errors import SnapshotCorrupt, SnapshotError, SnapshotTooNew
 from engine.schema import FORMAT_VERSION
 
+_T = TypeVar("_T")
 _OUTSIDE_THE_ID = ("snapshot_id", "created_at")  # the same run must give the same id whenever it is written
 
 
@@ -147,19 +148,26 @@ class Manifest(About):
         try:
             if record["snapshot_id"] != (found := _id(record)):
                 raise SnapshotCorrupt(f"{where} says it is {record['snapshot_id']}, its content gives {found}.", remedy)
-            return cls(
-                **record
+            return _made(
+                cls,
+                record
                 | {
                     "as_of": datetime.fromisoformat(record["as_of"]),
                     "created_at": datetime.fromisoformat(record["created_at"]),
-                    "lineage": Lineage(**record["lineage"]),
+                    "lineage": _made(Lineage, record["lineage"]),
                     "profiles": tuple(record["profiles"]),
                     "decays": tuple(record["decays"]),
-                    "files": {name: FileEntry(**entry) for name, entry in record["files"].items()},
-                }
+                    "files": {name: _made(FileEntry, entry) for name, entry in record["files"].items()},
+                },
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise SnapshotCorrupt(f"{where} lacks or mistypes a field: {error!r}.", remedy) from error
+
+
+def _made(kind: type[_T], record: Mapping[str, Any]) -> _T:
+    """From the fields that this version knows: a later one of the same format may have more, with defaults."""
+    known = {each.name for each in fields(kind)}  # type: ignore[arg-type]
+    return kind(**{name: value for name, value in record.items() if name in known})
 
 
 def _plain(about: About) -> dict[str, Any]:

@@ -89,6 +89,10 @@ class Registry:
         """A new empty folder to write a snapshot into; `sweep` removes it once this process is gone."""
         return self._staging.new()
 
+    def drop(self, staged: Path) -> None:
+        """Remove a folder from `stage`; one that was published is gone already."""
+        self._staging.drop(staged)
+
     def publish(self, staged: Path, expected_parent: str = ANY_PARENT) -> Manifest:
         """Put a finished snapshot in place and point at it. Readers see the old one or the new one.
 

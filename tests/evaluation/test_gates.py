@@ -146,6 +146,14 @@ def test_a_figure_that_was_lost_since_yesterday_is_broken_unless_its_gates_are_o
         assert said(today, coverage_fall=None) == []
 
 
+def test_where_nobody_is_asked_what_only_lists_can_tell_is_no_loss():
+    figures = ("lane_share.usual", "lane_share.two_tower", "withheld_share")
+    today = {name: value for name, value in NIGHT.items() if name not in figures} | {"sampled": 0.0}
+    verdicts = judge(today, NIGHT, GateSettings(most_withheld=0.9))
+    assert not broken(verdicts)
+    assert {each.figure for each in verdicts if each.why == "no list was asked for"} == set(figures)
+
+
 def test_a_lane_that_only_yesterday_knew_is_a_figure_that_was_lost():
     assert (
         "lane_share.usual: could not be measured"

@@ -91,6 +91,21 @@ def test_the_next_start_ends_and_removes_what_a_killed_driver_left_and_nothing_e
         stranger.wait()
 
 
+def test_what_an_environment_names_is_touched_only_where_it_is_a_folder_of_ours(temporary: Path) -> None:
+    folder = temporary / "project"
+    folder.mkdir()
+    (folder / "owner.json").write_text("{}")
+    environment = {**os.environ, "BODEGA_RAY": str(folder)}
+    stranger = subprocess.Popen(["sleep", "600"], env=environment, start_new_session=True)
+    try:
+        with python(temporary, SWEEP) as sweeper:
+            assert first_line(sweeper) == ""
+        assert alive(stranger.pid) and (folder / "owner.json").exists()
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
 def test_a_folder_of_a_start_that_was_killed_at_its_first_step_goes_too(temporary: Path) -> None:
     (temporary / "bodega-ray-empty").mkdir()
     with python(temporary, SWEEP) as sweeper:

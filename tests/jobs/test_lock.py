@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -125,3 +126,23 @@ def test_a_mount_tells_whether_its_locks_reach_every_machine(path: str, all_see:
 
 def test_the_mounts_of_this_machine_can_be_read(tmp_path: Path) -> None:
     assert isinstance(reaches_all(tmp_path), bool)
+
+
+def test_a_run_that_a_sweep_removes_while_it_is_opened_is_held_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "night"
+    take, removed = lock._take, []
+
+    def removing(where: Path, handle: int) -> None:
+        if not removed:
+            removed.append(where)
+            shutil.rmtree(where)
+        take(where, handle)
+
+    run.mkdir()
+    monkeypatch.setattr(lock, "_take", removing)
+    with run_lock(run):
+        assert removed and holder_of(run)
+        other = subprocess.run([sys.executable, "-c", HOLD, str(run)], capture_output=True, text=True, timeout=60)
+        assert "RunLocked" in other.stderr

@@ -26,7 +26,8 @@ from engine.errors import GateBlocked, LedgerUnavailable, SettingsError
 from engine.snapshot import About, Manifest, Registry
 from engine.snapshot.layout import MANIFEST
 from engine.snapshot.writer import write_text
-from jobs.force import actor, check_reason
+from jobs.audit import actor
+from jobs.force import check_reason
 from jobs.launch import SCHEMA, typed
 from jobs.night import Night, opened_ledger
 from jobs.settings import Settings
@@ -235,7 +236,7 @@ def test_every_broken_gate_is_told_at_once(deployed):
 
 def test_force_publishes_and_keeps_reason_name_and_what_was_broken(deployed, monkeypatch):
     said: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(Ledger, "audit", lambda self, *told: said.append(told), raising=False)
+    monkeypatch.setattr(Ledger, "audit", lambda self, *told: said.append(told))
     deployed.yesterday(people=1000.0)
     deployed.blocked()
     facts = deployed.publish("force='the north shop closed'").facts
@@ -254,7 +255,7 @@ def test_what_cannot_be_recorded_is_not_forced(deployed, monkeypatch):
     def refuse(*_: Any) -> None:
         raise LedgerUnavailable("The ledger cannot be written.", "Free the disk.")
 
-    monkeypatch.setattr(Ledger, "audit", refuse, raising=False)
+    monkeypatch.setattr(Ledger, "audit", refuse)
     before = deployed.yesterday(people=1000.0)
     with pytest.raises(LedgerUnavailable):
         deployed.publish("force=inventory")

@@ -103,7 +103,7 @@ def test_two_runs_differ_in_what_was_changed_and_in_what_followed_from_it(tmp_pa
 
 
 def test_no_secret_of_the_settings_is_kept(tmp_path: Path) -> None:
-    secrets = ["hunter2", "AKIASECRET", "tok-123", "p%40ss"]
+    secrets = ["hunter2", "AKIASECRET", "tok-123", "p%40ss", "sl/ash", "a@t", "c2lnbmVk"]
     make(tmp_path / "run", upto="train", ledger="postgresql://bodega:hunter2@db.example:5432/ledger?sslmode=require")
     text = (tmp_path / "run" / "_settings.json").read_text()
     assert "hunter2" not in text and "postgresql://bodega:***@db.example:5432/ledger?sslmode=require" in text
@@ -113,6 +113,8 @@ def test_no_secret_of_the_settings_is_kept(tmp_path: Path) -> None:
         "deep": [{"api_token": "tok-123", "passwords": ["hunter2"]}],
         "redis": "redis://:p%40ss@cache:6379/0",
         "keys": "out/keys",
+        "odd": ["postgresql://u:sl/ash@db/x", "postgresql://u:a@t@db/x"],
+        "azure": "https://account.example/box?se=2026&sig=c2lnbmVk",
     }
     told = json.dumps(record.public(given))
     assert not [secret for secret in secrets if secret in told], told

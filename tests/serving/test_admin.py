@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from typing import Any
 
@@ -123,18 +124,13 @@ def test_only_a_server_that_operators_alone_reach_lets_callers_change_what_it_se
         assert client.status().ready  # which tells, and changes nothing
 
 
-def test_an_audit_that_the_ledger_keeps_is_told_who_did_what(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    from engine.consent import Ledger
-
-    told: list[tuple[str, str, dict[str, str]]] = []
-    monkeypatch.setattr(
-        Ledger, "audit", lambda _, action, actor, detail: told.append((action, actor, detail)), raising=False
-    )
+def test_the_audit_log_says_who_changed_what_is_served(shop: Shop) -> None:
     old, new = (shop.publish(first).snapshot_id for first in range(2))
     with shop.served() as (server, _), operator_of(server) as operator:
         operator.rollback_snapshot("worse clicks")
         operator.promote_snapshot(new)
-    assert told == [
+        rows = server.replica.consent()[0].audit_rows(2)
+    assert [(row.action, row.actor, json.loads(row.detail)) for row in rows] == [
         ("snapshot_rolled_back", "operator", {"snapshot": old, "because": "worse clicks"}),
         ("snapshot_promoted", "operator", {"snapshot": new}),
     ]
@@ -160,8 +156,12 @@ def test_the_command_does_it_through_a_server_or_on_the_folder(
         assert client.status().snapshot.snapshot_id == new
         code, said = run("rollback", *there)
         assert code == 1 and "reason" in said
-        assert run("rollback", "--store", shop.snapshots)[0] == 0
+        by_hand = ("--store", shop.snapshots, "--out", str(shop.out))
+        assert run("rollback", "--reason", "by hand", *by_hand)[0] == 0
         assert Registry(shop.snapshots).current() == old
+        (row,) = server.replica.consent()[0].audit_rows(1)
+        assert (row.action, json.loads(row.detail)) == ("snapshot_rolled_back", {"snapshot": old, "because": "by hand"})
+        assert "no ledger" in run("promote", old, "--store", shop.snapshots, "--out", str(shop.out / "empty"))[1]
         assert client.status().snapshot.snapshot_id == new  # until it looks
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from engine import schema
 from engine.errors import NoSnapshot, SnapshotCorrupt, SnapshotError, SnapshotTooNew
-from engine.snapshot import About, Lineage, Manifest, Snapshot, SnapshotWriter
+from engine.snapshot import About, Lineage, Manifest, Snapshot, SnapshotWriter, manifest
 from engine.snapshot.layout import file_tables
 from tests.snapshot_builder import User, build_snapshot, candidate, item_table, user_tables
 
@@ -77,6 +77,18 @@ def test_a_newer_format_is_refused_naming_both(folder: Path) -> None:
     (folder / "manifest.json").write_text(json.dumps(newer))
     with pytest.raises(SnapshotTooNew, match=r"format 2; this reader knows up to 1.*Upgrade"):
         Snapshot.open(folder)
+
+
+def test_a_field_that_a_later_version_of_the_format_adds_is_passed_over(folder: Path) -> None:
+    path = folder / "manifest.json"
+    record = json.loads(path.read_text())
+    record["later"] = 1
+    record["lineage"]["noise"] = "gaussian"
+    record["snapshot_id"] = manifest._id(record)
+    path.chmod(0o600)
+    path.write_text(json.dumps(record))
+    with Snapshot.open(folder) as snapshot:
+        assert snapshot.manifest.snapshot_id == record["snapshot_id"]
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '"x"', '{"format_version": 1}', '{"format_version": "x"}', "\0"])
