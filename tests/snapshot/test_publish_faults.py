@@ -402,8 +402,11 @@ while True:
 """
 
 
+@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.slow), 4])
 @pytest.mark.parametrize("first", [False, True])
-def test_a_publisher_killed_at_any_request_leaves_the_old_or_the_new_whole(bucket: Place, first: bool) -> None:
+def test_a_publisher_killed_at_any_request_leaves_the_old_or_the_new_whole(
+    bucket: Place, first: bool, every: int
+) -> None:
     server = bucket.server
     assert server is not None
     publishers = subprocess.Popen(
@@ -416,7 +419,7 @@ def test_a_publisher_killed_at_any_request_leaves_the_old_or_the_new_whole(bucke
     assert publishers.stdin is not None and publishers.stdout is not None
     served: list[str] = []
     try:
-        for point in range(200):
+        for point in range(0, 200, every):
             place = Place(f"{bucket.where}/{point}", bucket.cache / str(point), server)
             old = "" if first else publish_snapshot(place.where, run="old").snapshot_id
             killed = _publish_and_kill(publishers, place, server, point)
@@ -442,9 +445,9 @@ def test_a_publisher_killed_at_any_request_leaves_the_old_or_the_new_whole(bucke
         publishers.wait(timeout=20)
         publishers.stdout.close()
     before = "nothing" if first else "old"
-    assert len(served) > 24  # before and after each of a dozen files, the manifest, the listing and the pointer
+    assert len(served) * every > 24  # before and after each of a dozen files, the manifest, the listing and the pointer
     assert served == sorted(served, key=["nothing", "old", "new"].index)
-    assert served[0] == before and served[-2:] == ["new", "new"]
+    assert served[0] == before and served[-1] == "new"
 
 
 def _publish_and_kill(publishers: subprocess.Popen[str], place: Place, server: ObjectServer, point: int) -> bool:
