@@ -135,8 +135,7 @@ def map_batch(path: Path, expected: pa.Schema) -> pa.RecordBatch:
     """
     try:
         with pa.memory_map(str(path)) as file:  # the mapping outlives the descriptor, which a process has few of
-            _ask_for_huge_pages(file.read_buffer())
-            reader = pa.ipc.open_file(file)
+            reader = pa.ipc.open_file(pa.BufferReader(_mapped(file)))
             if not reader.schema.equals(expected):
                 raise corrupt(path, f"expected the columns {_spell(expected)}, found {_spell(reader.schema)}")
             if (reader.schema.metadata or {}).get(_OWN_NAME) != path.name.encode():
@@ -152,10 +151,15 @@ def map_batch(path: Path, expected: pa.Schema) -> pa.RecordBatch:
     return batch
 
 
-def _ask_for_huge_pages(mapped: pa.Buffer) -> None:
-    """A look-up of anybody touches a page a column: with pages of 2 MiB it takes a fifth less time. Only ever advice."""
+def _mapped(file: pa.MemoryMappedFile) -> pa.Buffer:
+    """A whole file as it is mapped, without the order to read it from the disk that pyarrow gives for what it hands out.
+
+    In pages of 2 MiB where the file system has them, with which looking people up takes a fifth less time.
+    """
+    first = file.read_buffer(1)
     if _libc is not None:
-        _libc.madvise(ctypes.c_void_p(mapped.address), ctypes.c_size_t(mapped.size), mmap.MADV_HUGEPAGE)
+        _libc.madvise(ctypes.c_void_p(first.address), ctypes.c_size_t(file.size()), mmap.MADV_HUGEPAGE)
+    return pa.foreign_buffer(first.address, file.size(), base=first)
 
 
 def view(array: pa.Array) -> NDArray[Any]:
