@@ -204,6 +204,12 @@ class UnknownThing(RequestError):
     reason = "NOT_FOUND"
 
 
+class NotAllowed(RequestError):
+    """The server has it, and does not do it for this caller."""
+
+    reason = "NOT_ALLOWED"
+
+
 class NotBuilt(RequestError):
     """The contract declares it; this version does not have it yet."""
 

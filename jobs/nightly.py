@@ -12,6 +12,7 @@ import time
 
 from jobs.embed import embed
 from jobs.evaluate import KINDS, RANKERS, evaluate
+from jobs.force import check_reason
 from jobs.import_consent import import_declared
 from jobs.ingest import ingest
 from jobs.launch import recipe
@@ -29,6 +30,7 @@ FIGURES = ("recall@10", "recall@20", "ndcg@10", "ndcg@20")
 def main(settings: Settings) -> None:
     """The command."""
     began = time.monotonic()
+    check_reason(settings.force)  # now, and not after the hours before it is used
     import_declared(settings)
     with night(settings) as (this, cluster):
         for step in STEPS:

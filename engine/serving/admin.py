@@ -14,6 +14,7 @@ from engine.errors import (
     BodegaError,
     LedgerUnavailable,
     NoSnapshot,
+    NotAllowed,
     NotBuilt,
     RequestError,
     SnapshotError,
@@ -123,7 +124,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
 
     def _require_administered(self) -> None:
         if not self._replica.settings.administered:
-            raise NotBuilt(
+            raise NotAllowed(
                 "This server does not let callers change what it serves.",
                 "Use `bodega snapshot` beside it, or start it with admin=true where only operators reach it.",
             )

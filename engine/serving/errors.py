@@ -18,6 +18,7 @@ from engine.errors import (
     BodegaError,
     ConsentError,
     LedgerUnavailable,
+    NotAllowed,
     NotBuilt,
     RequestError,
     SnapshotError,
@@ -55,6 +56,7 @@ class _Row:
 _TABLE: dict[type[BaseException], _Row] = {
     RequestError: _Row(grpc.StatusCode.INVALID_ARGUMENT),
     UnknownThing: _Row(grpc.StatusCode.NOT_FOUND),
+    NotAllowed: _Row(grpc.StatusCode.PERMISSION_DENIED),
     NotBuilt: _Row(grpc.StatusCode.UNIMPLEMENTED),
     ConsentError: _Row(grpc.StatusCode.INVALID_ARGUMENT),
     LedgerUnavailable: _Row(

@@ -118,8 +118,9 @@ def test_only_a_server_that_operators_alone_reach_lets_callers_change_what_it_se
             if allowed:
                 ask()
             else:
-                with pytest.raises(BodegaRpcError, match="does not let callers"):
+                with pytest.raises(BodegaRpcError, match="does not let callers") as refused:
                     ask()
+                assert refused.value.code is grpc.StatusCode.PERMISSION_DENIED
         assert Registry(shop.snapshots).current() == (old if allowed else new)
         assert client.status().ready  # which tells, and changes nothing
 
