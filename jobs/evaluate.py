@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from engine.consent import Vocabulary
+from engine.consent import Level, Vocabulary
 from engine.errors import SettingsError
 from engine.evaluation import baselines, metrics
 from engine.evaluation.gates import ERROR
@@ -35,7 +35,9 @@ from jobs.stage import Stage, StageManifest, fingerprint, finished, stage
 
 LENGTH = 20
 KINDS = ("all", "new")  # every want, or only those of items that the person had not wanted before
-RANKERS = ("served", "popularity", "personal_frequency", "item_to_item")
+# The lists that are served, to people who turned the dial down as well, and the simple rankers to beat.
+DIAL = {"served": Level.FULL, "served_on_purchases": Level.PURCHASES, "served_on_nothing": Level.NONE}
+RANKERS = (*DIAL, "popularity", "personal_frequency", "item_to_item")
 BEATEN = "popularity"  # the ranker that the served lists are measured against, person by person
 Figures = dict[str, list[float]]  # per person, by figure
 
@@ -124,28 +126,27 @@ def _bucket(
     hidden = (had_starts, had)
     frequent_starts, frequent = _wants(activity, before, wanted, None, cut, distinct=False)
     figures: Figures = {}
-    given = {}
+    given = {(ranker, kind): np.full((before.users, k), NO_ITEM, np.int32) for ranker in DIAL for kind in KINDS}
     with Snapshot.open(snapshot_folder, verify=False) as snapshot:
         chain = surface_chain(settings)
+        vocabulary = Vocabulary.from_json(snapshot.vocabulary)
         # Every profile grant of the night. Sensitive items ask for one of their own, not assumed here: they are withheld.
-        granted = Vocabulary.from_json(snapshot.vocabulary).groups
-        for kind in KINDS:
-            given[kind] = np.full((before.users, k), NO_ITEM, np.int32)
-            for row in range(before.users):  # the very calls of a request; people are bounded by evaluate.people
+        granted = {ranker: vocabulary.under(level, vocabulary.groups) for ranker, level in DIAL.items()}
+        for row in range(before.users):  # the very calls of a request; people are bounded by evaluate.people
+            record = snapshot.user(before.keys[row].as_py())
+            for (ranker, kind), lists in given.items():
                 taken = frozenset(had[had_starts[row] : had_starts[row + 1]].tolist()) if kind == "new" else frozenset()
-                record = snapshot.user(before.keys[row].as_py())
-                items = served(snapshot, chain, record, granted, cut, taken=taken, limit=k).slate.item
-                given[kind][row, : len(items)] = items
+                items = served(snapshot, chain, record, granted[ranker], cut, taken=taken, limit=k).slate.item
+                lists[row, : len(items)] = items
     for kind, starts, targets, hide in (("all", all_starts, all_items, None), ("new", new_starts, new_items, hidden)):
-        lists = {
-            "served": given[kind],
+        rankings = {ranker: given[ranker, kind] for ranker in DIAL} | {
             "popularity": baselines.popularity(before.users, shop.popularity, k, hide),
             "personal_frequency": baselines.personal_frequency(frequent_starts, frequent, shop.popularity, k, hide),
             "item_to_item": baselines.item_to_item(had_starts, had, shelves.neighbour, shelves.likeness, k, hide),
         }
         counts = np.diff(starts)
         judged = counts > 0
-        for ranker, ranked in lists.items():
+        for ranker, ranked in rankings.items():
             hit = metrics.hits(ranked, starts, targets)[judged]
             for name, figure in (("recall", metrics.recall), ("ndcg", metrics.ndcg)):
                 for depth in (10, 20):
@@ -154,11 +155,11 @@ def _bucket(
             ours, theirs = (np.array(figures[f"{ranker}.{kind}.{name}"]) for ranker in ("served", BEATEN))
             figures[f"ahead.{kind}.{name}"] = (ours - theirs).tolist()
     mix = _mix(before, shelves, cut)
-    distance = metrics.intra_list_distance(given["all"], shop.vectors)
+    distance = metrics.intra_list_distance(given["served", "all"], shop.vectors)
     figures["served.intra_list_distance"] = distance.tolist()
-    off = metrics.miscalibration(mix, given["all"], shelves.root)
+    off = metrics.miscalibration(mix, given["served", "all"], shelves.root)
     figures["served.miscalibration"] = off[np.isfinite(off)].tolist()
-    return figures, given["all"]
+    return figures, given["served", "all"]
 
 
 def surface_chain(settings: Settings, surface: str = "") -> Chain:

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from engine.snapshot import Registry
+from jobs.evaluate import DIAL, RANKERS
 
 
 def digests(folder: Path, pattern: str) -> dict[str, str]:
@@ -19,11 +20,13 @@ def digests(folder: Path, pattern: str) -> dict[str, str]:
 
 def test_the_last_line_tells_how_the_served_lists_did_beside_the_simple_rankers(first_night):
     figures = first_night.last_line
-    for ranker in ("served", "popularity", "personal_frequency", "item_to_item"):
+    for ranker in RANKERS:
         for kind in ("all", "new"):
             assert 0 <= figures[ranker][kind]["recall@20"] <= 1
             assert 0 <= figures[ranker][kind]["ndcg@10"] <= 1
     assert figures["served"]["all"]["recall@20"] > figures["popularity"]["all"]["recall@20"]
+    full, purchases, nothing = (figures[ranker]["all"]["recall@20"] for ranker in DIAL)
+    assert min(full, purchases) > nothing > 0, "what a person allows helps, and who allows nothing is served too"
     assert re.fullmatch(r"\d{8}-[0-9a-f]{12}", figures["snapshot"])
     assert figures["seconds"] > 0
 
