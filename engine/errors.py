@@ -17,9 +17,10 @@ BodegaError                     exit   reason
 │   └── PublishConflict           7    PUBLISH_CONFLICT
 ├── RunLocked                     8    RUN_LOCKED
 ├── KernelError                   1    BAD_ARRAY
-├── PolicyError                   1    BAD_POLICY
+├── PolicyError                   2    BAD_POLICY
 └── RequestError                  1    INVALID_ARGUMENT
     ├── UnknownThing              1    NOT_FOUND
+    ├── NotAllowed                1    NOT_ALLOWED
     └── NotBuilt                  1    NOT_BUILT
 """
 
@@ -185,6 +186,7 @@ class KernelError(BodegaError):
 class PolicyError(BodegaError):
     """A policy is unknown or one of its rules has bad parameters."""
 
+    exit_code = 2
     reason = "BAD_POLICY"
 
 

@@ -186,7 +186,7 @@ def load_items(folder: Path, part: str) -> tuple[Any, UserTower]:
 @recipe("embed")
 def main(settings: Settings) -> None:
     """The command."""
-    with night(settings) as (this, cluster):
+    with night(settings, begins=False) as (this, cluster):
         embed(this, cluster)
 
 

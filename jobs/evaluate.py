@@ -235,7 +235,7 @@ def _means(parts: list[Figures]) -> dict[str, float]:
 @recipe("evaluate")
 def main(settings: Settings) -> None:
     """The command."""
-    with night(settings) as (this, cluster):
+    with night(settings, begins=False) as (this, cluster):
         evaluate(this, cluster)
 
 

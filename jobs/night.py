@@ -23,6 +23,7 @@ from jobs.cluster import Cluster, connected
 from jobs.code import libraries, our_code, plugins
 from jobs.lock import run_lock
 from jobs.progress import say
+from jobs.runs import named
 from jobs.settings import Settings
 from jobs.stage import fingerprint, finished
 
@@ -97,8 +98,11 @@ def opened_ledger(settings: Settings) -> Iterator[tuple[Ledger, UserKeys]]:
 
 
 @contextlib.contextmanager
-def night(settings: Settings) -> Iterator[tuple[Night, Cluster]]:
+def night(settings: Settings, begins: bool = True) -> Iterator[tuple[Night, Cluster]]:
     """Open the run that these settings and this input name, hold its lock, and connect to Ray.
+
+    Args:
+        begins: whether a run may begin here; steps after the first want one that is there.
 
     Raises:
         SettingsError: a setting makes no sense. DataError: there is no input. RunLocked: another process works on it.
@@ -123,6 +127,8 @@ def night(settings: Settings) -> Iterator[tuple[Night, Cluster]]:
     }
     made = Night(settings, out, inputs, sequence, began, plugins(settings))
     made.folder = out / "runs" / (settings.run or f"night-{fingerprint(inputs, made.config)[:12]}")
+    if not begins and settings.run:
+        named(out, settings.run, whole=True)  # which tells a name that was mistyped
     with run_lock(made.folder), connected(settings.cluster) as cluster:
         record.keep(made.folder, settings, inputs | {"plugins": made.plugins})
         say(f"run {made.folder.name}: {len(files)} input files, ledger at {sequence}")

@@ -146,7 +146,7 @@ def forget_runs(this: Night) -> None:
 @recipe("publish")
 def main(settings: Settings) -> None:
     """The command."""
-    with night(settings) as (this, cluster):
+    with night(settings, begins=False) as (this, cluster):
         if settings.dry_run:
             look(this)
         else:

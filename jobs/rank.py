@@ -124,7 +124,7 @@ def _only(
 @recipe("rank")
 def main(settings: Settings) -> None:
     """The command."""
-    with night(settings) as (this, cluster):
+    with night(settings, begins=False) as (this, cluster):
         rank(this, cluster)
 
 

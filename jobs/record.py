@@ -57,7 +57,9 @@ def public(value: Any, key: str = "") -> Any:
 
 
 def flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Settings by dotted key; an empty mapping stays one."""
+    """Settings by dotted key, the places of a list of mappings too; what is empty stays so."""
+    if isinstance(value, list) and any(isinstance(each, dict) for each in value):
+        value = dict(enumerate(value))
     if not isinstance(value, dict) or not value:
         return {prefix: value}
     found: dict[str, Any] = {}

@@ -67,13 +67,22 @@ class RunView:
 
 
 def runs_of(out: Path) -> list[RunView]:
-    """Every run here, the newest first."""
+    """Every run here, the newest first.
+
+    Raises:
+        SettingsError: this is no deployment's folder.
+    """
+    if not (out / "runs").is_dir():
+        raise SettingsError(f"There are no runs in {out}.", "Name the deployment's folder with --out.")
     folders = [path for path in (out / "runs").glob("*") if path.is_dir() and not path.name.startswith(".")]
     return sorted((view(folder) for folder in folders), key=lambda run: (run.began, run.name), reverse=True)
 
 
-def named(out: Path, name: str) -> Path:
+def named(out: Path, name: str, whole: bool = False) -> Path:
     """The folder of a run, by its name or by a beginning that no other has.
+
+    Args:
+        whole: only by its name.
 
     Raises:
         SettingsError: there is none, or there are several.
@@ -81,7 +90,7 @@ def named(out: Path, name: str) -> Path:
     known = sorted(path.name for path in (out / "runs").glob("*") if path.is_dir())
     if name in known:
         return out / "runs" / name
-    found = [each for each in known if name and each.startswith(name)]
+    found = [each for each in known if name and each.startswith(name) and not whole]
     if len(found) == 1:
         return out / "runs" / found[0]
     if found:

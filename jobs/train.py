@@ -219,7 +219,7 @@ def training_input(ingest: Path, buckets: list[str], before: int | None, hashed:
 @recipe("train")
 def main(settings: Settings) -> None:
     """The command."""
-    with night(settings) as (this, cluster):
+    with night(settings, begins=False) as (this, cluster):
         train(this, cluster)
 
 

@@ -4,7 +4,7 @@
     python -m engine.serving out=OUT port=0 log.level=debug
     python -m engine.serving out=OUT --cfg job          print the settings and stop
 
-Every setting stands in conf/serve.yaml. Exit codes: 0 stopped by a signal, 1 a policy is wrong, 2 a setting, 4 the
+Every setting stands in conf/serve.yaml. Exit codes: 0 stopped by a signal, 2 a setting or a policy is wrong, 4 the
 consent settings.
 """
 

@@ -8,9 +8,10 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from engine.errors import SettingsError
-from engine.serving.replica import Replica
+from engine.errors import NoSnapshot, SettingsError, SnapshotCorrupt, SnapshotError, SnapshotTooNew
+from engine.serving.replica import PROBLEMS, Replica
 
+_REASONS = tuple(kind.reason for kind in (SnapshotCorrupt, SnapshotTooNew, NoSnapshot, SnapshotError))
 _HOST = "127.0.0.1"  # plain text: an agent on this machine scrapes it
 
 
@@ -54,11 +55,13 @@ class _Replica(Collector):
         )
         yield CounterMetricFamily("bodega_snapshot_swaps", "Snapshots taken up after the first.", snapshots.swaps)
         refused = CounterMetricFamily("bodega_snapshot_refused", "Snapshots refused, by reason.", labels=["reason"])
-        for reason, count in sorted(snapshots.refusals.items()):
+        # From the start with nothing, so that a rule can be written, and a first rise be seen.
+        for reason, count in sorted({**dict.fromkeys(_REASONS, 0), **snapshots.refusals}.items()):
             refused.add_metric([reason], count)
         yield refused
         degraded = GaugeMetricFamily("bodega_degraded", "What ails this process now, by stable code.", labels=["code"])
-        for code, _ in self._replica.problems():
-            degraded.add_metric([code], 1)
+        ailing = {code for code, _ in self._replica.problems()}
+        for code in PROBLEMS:
+            degraded.add_metric([code], code in ailing)
         yield degraded
         yield GaugeMetricFamily("bodega_ready", "Whether lists can be served.", float(self._replica.ready))

@@ -31,9 +31,10 @@ from engine.snapshot import Lineage
 _log = structlog.get_logger("bodega.replica")
 _LEDGER_CODES = ("ledger_unavailable",)
 _SNAPSHOT_CODES = ("no_snapshot", "snapshot_refused", "snapshot_gone", "store_unavailable")
+PROBLEMS = (*_LEDGER_CODES, *_SNAPSHOT_CODES, "record_damaged")  # whatever may ail a process
 _JOIN_SECONDS = 5.0
 _RESTORE = "Restore the newer ledger: withdrawals are missing from this one."
-__all__ = ["Replica", "Served"]
+__all__ = ["PROBLEMS", "Replica", "Served"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,7 @@ class Replica:
         self._damaged: tuple[Served, BodegaError] | None = None  # in which somebody's record cannot be read
         self._stopping = threading.Event()
         self._watchers: list[threading.Thread] = []
+        self._looked = (threading.Event(), threading.Event())  # at ledger and snapshots, for the first time
 
     @property
     def ready(self) -> bool:
@@ -175,18 +177,34 @@ class Replica:
         self._look_for_ledger()
         self._look_for_snapshots()
 
-    def watch(self, changed: Callable[[], None]) -> None:
-        """Look every `watch_seconds` in threads of their own, and call `changed` after each look."""
-        for name, look in (("ledger", self._look_for_ledger), ("snapshots", self._look_for_snapshots)):
+    def watch(self, changed: Callable[[], None], patience: float) -> None:
+        """Look at once and then every `watch_seconds`, in threads of their own, and call `changed` after each look.
 
-            def run(look: Callable[[], None] = look) -> None:
-                while not self._stopping.wait(self.settings.watch_seconds):
+        Args:
+            patience: seconds to wait for the first looks; a snapshot that is still being fetched then is taken up later.
+        """
+        looks = (self._look_for_ledger, self._look_for_snapshots)
+        for look, done in zip(looks, self._looked, strict=True):
+
+            def run(look: Callable[[], None] = look, done: threading.Event = done) -> None:
+                while not self._stopping.is_set():
                     look()
                     changed()
+                    done.set()
+                    self._stopping.wait(self.settings.watch_seconds)
 
-            self._watchers.append(threading.Thread(target=run, name=f"bodega-{name}", daemon=True))
+            name = look.__name__.replace("_look_for_", "bodega-")
+            self._watchers.append(threading.Thread(target=run, name=name, daemon=True))
         for watcher in self._watchers:
             watcher.start()
+        until = time.monotonic() + patience
+        for done in self._looked:
+            done.wait(max(0.0, until - time.monotonic()))
+
+    def wait_no_longer(self) -> None:
+        """Have `watch` return, whatever was not looked at yet."""
+        for done in self._looked:
+            done.set()
 
     def close(self) -> None:
         """Stop watching and let go of everything."""

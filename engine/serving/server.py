@@ -42,6 +42,7 @@ _CONSENT = consent_pb2.DESCRIPTOR.services_by_name["ConsentService"].full_name
 _FEEDBACK = feedback_pb2.DESCRIPTOR.services_by_name["FeedbackService"].full_name
 _ADMIN = admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name
 _SETTLE_SECONDS = 0.2
+_PATIENCE_SECONDS = 30.0  # until it answers without a snapshot: probes and consent do not wait for a fetch
 _WHOLE = ""  # the health service's name for the process
 
 
@@ -69,7 +70,7 @@ class Server:
         self._stop_metrics: Callable[[], None] = lambda: None
 
     def start(self) -> int:
-        """Bind, look for ledger and snapshot once, and begin to answer.
+        """Bind, look for ledger and snapshot, and begin to answer; before a snapshot that takes long to fetch is here, too.
 
         Returns:
             the port.
@@ -78,10 +79,9 @@ class Server:
             SettingsError: the address cannot be bound.
         """
         self.port = self._bind()
-        self.replica.look()
         self._tell_health()
+        self.replica.watch(self._tell_health, _PATIENCE_SECONDS)
         self._grpc.start()
-        self.replica.watch(self._tell_health)
         if self.settings.metrics_port:
             self._stop_metrics = serve_metrics(self.replica, self.settings.metrics_port)
         _log.info(
@@ -109,6 +109,7 @@ class Server:
             if told.is_set():
                 self._grpc.stop(0)
             told.set()
+            self.replica.wait_no_longer()
 
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, on_signal)

@@ -17,28 +17,46 @@ import json
 import os
 import uuid
 from collections.abc import Iterable
-from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, TypedDict, TypeVar, Unpack, cast
+from typing import Any, Literal, TypeVar, Unpack, cast
 
 import grpc
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
+from bodega.requests import (
+    PURPOSES,
+    Asked,
+    Level,
+    Recorded,
+    grant,
+    personalization,
+    recommend_request,
+    refuse_unknown,
+)
 from bodega.v1 import (
     admin_pb2,
     admin_pb2_grpc,
-    common_pb2,
     consent_pb2,
     consent_pb2_grpc,
     ranking_pb2,
     ranking_pb2_grpc,
 )
 
-Level = Literal["none", "session", "purchases", "full"]
+__all__ = [
+    "PURPOSES",
+    "Asked",
+    "BodegaRpcError",
+    "Client",
+    "Level",
+    "Recorded",
+    "grant",
+    "personalization",
+    "recommend_request",
+]
+
 Reply = TypeVar("Reply", bound=Message)
 
-PURPOSES = ("profile", "train", "measure", "sensitive", "location", "cross_source")
 _MAX_MESSAGE = 4 * 2**20
 _DETAILS = "grpc-status-details-bin"
 # Each of these may be sent twice: the reads change nothing, and the others carry a request id.
@@ -63,35 +81,6 @@ _SERVICE_CONFIG = {
     # The budget: when about one call in ten or more fails, retries stop, so that they cannot hold a sick server down.
     "retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1},
 }
-
-
-class Asked(TypedDict, total=False):
-    """What a list is asked for, beside the person."""
-
-    surface: str  # home, email, item_page, basket; left out: the server's default
-    limit: int  # items wanted, 1..100; left out: the surface's default
-    level: Level | None  # how far this list may go at most; None: the person's own preference
-    region: str  # ISO 3166-2, or a prefix of it
-    item_id: str  # the item looked at
-    basket: Iterable[str]  # item ids
-    visit_id: str  # names the visit; random, never a user id
-    global_privacy_control: bool  # Sec-GPC as received
-    minor: bool  # known to be a minor
-    exclude: Iterable[str]  # item ids
-    only_categories: Iterable[str]  # any of these
-    diversity: float | None  # 0..1, in place of the surface's strength
-    consent_token: str  # of the person's last `set_consent`: no older state is used
-    page_token: str  # of the last reply
-    seed: int | None  # for a repeatable list
-
-
-class Recorded(TypedDict, total=False):
-    """What is kept with a change of consent, as proof."""
-
-    notice_version: str  # the text that the person saw
-    actor: str  # person, guardian, operator
-    request_id: str  # the same one again records nothing new; one is made where it is left out
-    occurred_at: datetime | None  # when the person said so, with a time zone; for the record only
 
 
 class BodegaRpcError(Exception):
@@ -246,6 +235,7 @@ class Client:
         Raises:
             BodegaRpcError: a purpose or source is unknown, or the ledger cannot be written: nothing was recorded.
         """
+        refuse_unknown(recorded, Recorded)
         request = consent_pb2.SetConsentRequest(
             user_id=user_id,
             changes=changes,
@@ -323,50 +313,6 @@ class Client:
             return cast(Reply, method(request, timeout=self._timeout if timeout is None else timeout))
         except grpc.RpcError as error:
             raise BodegaRpcError(error) from error
-
-
-def recommend_request(user_id: str = "", **asked: Unpack[Asked]) -> ranking_pb2.RecommendRequest:
-    """A request for one list; the limits of each field stand in ranking.proto.
-
-    Args:
-        user_id: '' for a stranger.
-        asked: see `Asked`.
-    """
-    context = ranking_pb2.Context(
-        surface=asked.get("surface", ""),
-        region=asked.get("region", ""),
-        item_id=asked.get("item_id", ""),
-        basket_item_ids=asked.get("basket", ()),
-        visit_id=asked.get("visit_id", ""),
-        global_privacy_control=asked.get("global_privacy_control", False),
-        minor=asked.get("minor", False),
-    )
-    return ranking_pb2.RecommendRequest(
-        user_id=user_id,
-        context=context,
-        limit=asked.get("limit", 0),
-        personalization=personalization(asked.get("level")),
-        exclude_item_ids=asked.get("exclude", ()),
-        only_categories=asked.get("only_categories", ()),
-        diversity=asked.get("diversity"),
-        consent_token=asked.get("consent_token", ""),
-        page_token=asked.get("page_token", ""),
-        seed=asked.get("seed"),
-    )
-
-
-def grant(purpose: str, source: str = "", *, granted: bool = True) -> consent_pb2.Grant:
-    """One change of consent; source '' means every source."""
-    return consent_pb2.Grant(purpose=purpose, source=source, granted=granted)
-
-
-def personalization(level: Level | None) -> common_pb2.Personalization.ValueType:
-    """A step of the dial as the proto names it; None is unspecified.
-
-    Raises:
-        ValueError: there is no such step.
-    """
-    return common_pb2.Personalization.Value(f"PERSONALIZATION_{level.upper() if level else 'UNSPECIFIED'}")
 
 
 def _credentials(tls: bool | str | os.PathLike[str] | grpc.ChannelCredentials | None) -> grpc.ChannelCredentials | None:

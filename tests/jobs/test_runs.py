@@ -15,7 +15,7 @@ from jobs import record
 from jobs.settings import Settings
 from jobs.stage import stage
 from tests.jobs.test_lock import holding
-from tests.nights import command
+from tests.nights import SmallShop, command
 
 
 def make(run: Path, epochs: int = 4, upto: str = "publish", ledger: str = "sqlite:///consent.db") -> None:
@@ -119,6 +119,26 @@ def test_no_secret_of_the_settings_is_kept(tmp_path: Path) -> None:
     told = json.dumps(record.public(given))
     assert not [secret for secret in secrets if secret in told], told
     assert "region=eu" in told and "out/keys" in told and "cache:6379" in told
+
+
+def test_a_rule_s_one_changed_number_is_told_by_the_key_that_sets_it() -> None:
+    rules = {
+        "policy": {"home": {"rules": [{"rule": "seen"}, {"rule": "mmr", "strength": 0.1}], "surfaces": ["a", "b"]}}
+    }
+    flat = record.flat(rules)
+    assert flat["policy.home.rules.1.strength"] == 0.1 and flat["policy.home.surfaces"] == ["a", "b"]
+
+
+def test_a_folder_without_runs_is_no_empty_list(tmp_path: Path) -> None:
+    assert "--out" in bodega("list", "--out", str(tmp_path / "nowhere"), code=2)
+
+
+def test_a_step_of_a_run_that_is_not_there_names_the_one_meant_and_leaves_nothing(small_shop: SmallShop) -> None:
+    (small_shop.out / "runs" / "mine").mkdir(parents=True, exist_ok=True)
+    for module in ("jobs.rank", "jobs.publish"):
+        refused = small_shop.nightly("run=mne", module=module)
+        assert refused.code == 2 and "Did you mean 'mine'" in refused.err, refused.err
+    assert not (small_shop.out / "runs" / "mne").exists()
 
 
 def test_help_needs_no_heavy_library() -> None:

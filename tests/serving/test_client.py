@@ -94,6 +94,18 @@ def test_a_request_is_built_from_plain_words() -> None:
         personalization("all")  # type: ignore[arg-type]
 
 
+def test_a_misspelt_argument_is_refused_before_anything_is_sent() -> None:
+    with flaky(0) as (client, asked):
+        for call in (
+            lambda: recommend_request("ana", minr=True),  # type: ignore[call-arg]
+            lambda: client.recommend("ana", global_privacy_controll=True),  # type: ignore[call-arg]
+            lambda: client.withdraw("ana", notice_versoin="1"),  # type: ignore[call-arg]
+        ):
+            with pytest.raises(TypeError, match="Did you mean '(minor|global_privacy_control|notice_version)'"):
+                call()
+    assert not asked
+
+
 def test_the_client_loads_neither_the_engine_nor_the_jobs() -> None:
     code = (
         "import sys, bodega.client;"

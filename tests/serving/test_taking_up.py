@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import grpc
 import pytest
+from bodega.client import BodegaRpcError
 
 from engine.consent import Vocabulary
 from engine.errors import NoSnapshot, SnapshotError
 from engine.serving.replica import Replica
-from tests.serving.shop import Shop
+from tests.serving.shop import Shop, allow
 from tests.snapshot.object_server import ObjectServer
 from tests.snapshot.places import Place, bucket, folder, object_server, place
 
@@ -309,6 +314,44 @@ def test_what_the_cache_does_not_hold_whole_is_not_served_without_the_store(
     again.close()
 
 
+def test_a_server_answers_before_its_first_snapshot_is_fetched(
+    bucket: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Probes, consent and a stop do not wait for a fetch that takes minutes."""
+    assert bucket.server is not None
+    shop = Shop(tmp_path / "out", bucket.where)
+    name = shop.publish().snapshot_id
+    bucket.server.fail("hang_after", "GET", "items.arrow", times=2, seconds=4)
+    monkeypatch.setattr("engine.serving.server._PATIENCE_SECONDS", 0.3)
+    with shop.served() as (server, client):
+        assert not server.replica.ready
+        with pytest.raises(BodegaRpcError) as refused:
+            client.recommend("ana", timeout=1)
+        assert refused.value.code is grpc.StatusCode.UNAVAILABLE
+        allow(client, "ana")
+        until = time.monotonic() + 20
+        while not server.replica.ready and time.monotonic() < until:
+            time.sleep(0.05)
+        assert client.recommend("ana").provenance.snapshot_id == name
+    shutil.rmtree(shop.out / "cache")
+    began = time.monotonic()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "engine.serving", f"out={shop.out}", f"snapshots={bucket.where}", "port=0"],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        asked = len(bucket.server.asked)
+        while not any(path.endswith("items.arrow") for _, path in bucket.server.asked[asked:]):
+            assert time.monotonic() - began < 60
+            time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+        assert "stopped" in process.communicate(timeout=30)[1] and process.returncode == 0
+    finally:
+        process.kill()
+        bucket.server.faults.clear()
+
+
 def test_a_ledger_is_heard_while_a_snapshot_is_fetched(shop: Shop, replica: Replica) -> None:
     """A fetch may take minutes; a withdrawal may not wait for it."""
     fetching, done = threading.Event(), threading.Event()
@@ -322,7 +365,7 @@ def test_a_ledger_is_heard_while_a_snapshot_is_fetched(shop: Shop, replica: Repl
 
     registry.history = slow  # type: ignore[method-assign]
     replica.settings.watch_seconds = 0.02
-    replica.watch(lambda: None)
+    replica.watch(lambda: None, 0.1)
     assert fetching.wait(20)
     (shop.out / "consent.db").rename(shop.out / "away.db")
     waited = threading.Event()
