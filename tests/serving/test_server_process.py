@@ -150,7 +150,7 @@ def test_snapshots_swap_under_load_without_an_error_or_a_mixed_list(shop: Shop) 
         ("policy=defalt", 2, "Did you mean 'default'?"),
         ("host=0.0.0.0", 2, "insecure=true"),
         ("consent.sources=[web]", 4, "Unknown source 'app'"),
-        ("policy.home.rules=[{name: consnt}]", 1, "Did you mean 'consent'?"),
+        ("policy.home.rules=[{name: consnt}]", 2, "Did you mean 'consent'?"),
     ],
 )
 def test_a_bad_setting_ends_the_start_with_its_code_and_the_near_miss(
