@@ -7,7 +7,7 @@ import json
 import os
 import pwd
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ def audit(
         LedgerUnavailable: the ledger cannot be read.
     """
     path = (out / "consent.db").resolve()
-    if not path.is_file():  # opening would begin an empty one, which is whole
+    if not path.is_file() or not path.stat().st_size:  # opening would begin a new one, which is whole
         raise SettingsError(f"There is no ledger at {path}.", "Name the deployment's folder with --out.")
     if last < 0:
         raise SettingsError(f"--last is {last}.", "Use 0 or more.")
@@ -57,18 +57,23 @@ def actor() -> str:
         return f"uid {os.getuid()}"
 
 
-def note(out: Path, action: str, detail: Mapping[str, str]) -> None:
-    """Write what was done by hand into the audit log of a deployment; says so where it has none.
+@contextlib.contextmanager
+def noting(out: Path) -> Iterator[Callable[[str, Mapping[str, str]], None]]:
+    """What writes into the audit log of a deployment what is done by hand in the block; says so where there is none.
+
+    Opened before anything is done: what cannot be recorded is not begun.
 
     Raises:
-        LedgerUnavailable: it could not be written.
+        LedgerUnavailable: it cannot be opened or written.
     """
     path = (out / "consent.db").resolve()
     if not path.is_file():
         sys.stderr.write(f"Not in the audit log: there is no ledger at {path}.\n")
+        yield lambda action, detail: None
         return
     with contextlib.closing(Ledger.open(f"sqlite:///{path}", _ANY)) as ledger:
-        ledger.audit(action, actor(), detail)
+        ledger.audit_head()
+        yield lambda action, detail: ledger.audit(action, actor(), detail)
 
 
 def show(check: AuditCheck, rows: Sequence[AuditRow], heads: dict[str, str], as_json: bool) -> int:

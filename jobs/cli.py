@@ -159,10 +159,11 @@ def snapshot_promote(
         with _client(address, tls, timeout) as operator:
             operator.promote_snapshot(snapshot_id)
     else:
-        from jobs.audit import note
+        from jobs.audit import noting
 
-        _registry(out, store).promote(snapshot_id)
-        note(out, "snapshot_promoted", {"snapshot": snapshot_id})
+        with noting(out) as note:
+            _registry(out, store).promote(snapshot_id)
+            note("snapshot_promoted", {"snapshot": snapshot_id})
     print(f"{snapshot_id} is served now")
 
 
@@ -180,10 +181,11 @@ def snapshot_rollback(
         with _client(address, tls, timeout) as operator:
             name = operator.rollback_snapshot(reason).snapshot.snapshot_id
     else:
-        from jobs.audit import note
+        from jobs.audit import noting
 
-        name = _registry(out, store).rollback()
-        note(out, "snapshot_rolled_back", {"snapshot": name, "because": reason})
+        with noting(out) as note:
+            name = _registry(out, store).rollback()
+            note("snapshot_rolled_back", {"snapshot": name, "because": reason})
     print(f"{name} is served now")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import os
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -30,6 +31,7 @@ from jobs.stage import fingerprint, finished
 HOLDOUT, FULL = "holdout", "full"
 PARTS = (HOLDOUT, FULL)
 # What changes where the work is done, but not its outcome.
+_RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=-]{0,127}")
 _OUTSIDE_THE_RUN = ("out", "run", "store", "cluster", "force", "dry_run", "gates", "file", "shop")
 
 
@@ -98,17 +100,24 @@ def opened_ledger(settings: Settings) -> Iterator[tuple[Ledger, UserKeys]]:
 
 
 @contextlib.contextmanager
-def night(settings: Settings, begins: bool = True) -> Iterator[tuple[Night, Cluster]]:
+def night(settings: Settings, begins: bool = True, looks: bool = False) -> Iterator[tuple[Night, Cluster]]:
     """Open the run that these settings and this input name, hold its lock, and connect to Ray.
 
     Args:
         begins: whether a run may begin here; steps after the first want one that is there.
+        looks: whether the caller knows a dry run, and changes nothing in it.
 
     Raises:
         SettingsError: a setting makes no sense. DataError: there is no input. RunLocked: another process works on it.
     """
     began = time.monotonic()
     settings.data.check()
+    if settings.dry_run and not looks:
+        raise SettingsError("Only jobs.ingest and jobs.publish know dry_run.", "Run one of them, or leave it out.")
+    if settings.run and not _RUN.fullmatch(settings.run):
+        raise SettingsError(
+            f"run is '{settings.run}'.", "Use letters, digits and . _ = - only, a letter or digit first."
+        )
     if settings.buckets < 0 or settings.neighbours < 1:
         raise SettingsError("buckets must be 0 or more, and neighbours at least 1.", "Correct the command.")
     if not (settings.popularity_days > 0 and settings.evaluate.holdout_days > 0):

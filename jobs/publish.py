@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from engine.activity.parts import PartStore
-from engine.errors import GateBlocked, NoSnapshot, RunLocked
+from engine.errors import GateBlocked, NoSnapshot, RunLocked, SnapshotCorrupt
 from engine.evaluation.gates import Verdict, broken
 from engine.snapshot import Manifest, Registry, read_manifest
 from jobs.assemble import assemble
@@ -49,7 +49,7 @@ def publish(this: Night, cluster: Cluster) -> StageManifest:
     with stage(this.folder, "publish", inputs, {"gates": asdict(settings.gates), "force": reason}) as work:
         snapshot = finished(this.folder, "publish").facts["snapshot"] if work.whole else ""
         if snapshot and snapshot in {manifest.snapshot_id for manifest in registry.list()}:
-            now = serving.snapshot_id if serving is not None else "nothing"
+            now = serving or "nothing"
             say(f"publish: {snapshot} is there already" + ("" if now == snapshot else f"; {now} serves"))
             return finished(this.folder, "publish")
         with _assembled(this, registry) as staged:
@@ -61,7 +61,7 @@ def publish(this: Night, cluster: Cluster) -> StageManifest:
             if wrong:
                 record(this, who, reason, wrong)  # before the pointer moves: nothing is forced without a trace
             # Gated against one snapshot, published after that one: another publisher in between is a conflict.
-            manifest = registry.publish(staged, serving.snapshot_id if serving is not None else "")
+            manifest = registry.publish(staged, serving)
         registry.sweep(settings.store.keep)
         forget_runs(this)
         say(f"publish: {manifest.snapshot_id}, {manifest.counts['users']} people, {manifest.counts['items']} items")
@@ -108,11 +108,12 @@ def _say(verdicts: list[Verdict], reason: str) -> list[str]:
     return wrong
 
 
-def _serving(registry: Registry) -> Manifest | None:
+def _serving(registry: Registry) -> str:
+    """The id that the pointer names, whole or not: what is damaged must not keep its cure out."""
     try:
-        return registry.manifest(registry.current())
+        return registry.current()
     except NoSnapshot:
-        return None
+        return ""
 
 
 def _yesterday(registry: Registry, staged: Path) -> Manifest | None:
@@ -121,11 +122,16 @@ def _yesterday(registry: Registry, staged: Path) -> Manifest | None:
     """
     tonight = read_manifest(staged)
     ours = (tonight.lineage.run, tonight.files)
-    try:
-        served = (registry.manifest(name) for name in registry.history())
-        return next((each for each in served if (each.lineage.run, each.files) != ours), None)
-    except NoSnapshot:
-        return None
+    with contextlib.suppress(NoSnapshot):
+        for name in registry.history():
+            try:
+                served = registry.manifest(name)
+            except (NoSnapshot, SnapshotCorrupt) as error:
+                say(f"publish: {name} cannot be compared with: {error.message}")
+                continue
+            if (served.lineage.run, served.files) != ours:
+                return served
+    return None
 
 
 def forget_runs(this: Night) -> None:
@@ -146,7 +152,7 @@ def forget_runs(this: Night) -> None:
 @recipe("publish")
 def main(settings: Settings) -> None:
     """The command."""
-    with night(settings, begins=False) as (this, cluster):
+    with night(settings, begins=False, looks=True) as (this, cluster):
         if settings.dry_run:
             look(this)
         else:

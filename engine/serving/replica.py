@@ -24,6 +24,7 @@ from engine.consent.vocabulary import Vocabulary
 from engine.errors import BodegaError, LedgerUnavailable, UnknownThing
 from engine.identity import UserKeys
 from engine.policy import Chain, load_policies
+from engine.serving.ledger_mark import LedgerMark
 from engine.serving.settings import ServeSettings
 from engine.serving.snapshots import Served, Snapshots, unforeseen
 from engine.snapshot import Lineage
@@ -33,7 +34,10 @@ _LEDGER_CODES = ("ledger_unavailable",)
 _SNAPSHOT_CODES = ("no_snapshot", "snapshot_refused", "snapshot_gone", "store_unavailable")
 PROBLEMS = (*_LEDGER_CODES, *_SNAPSHOT_CODES, "record_damaged")  # whatever may ail a process
 _JOIN_SECONDS = 5.0
-_RESTORE = "Restore the newer ledger: withdrawals are missing from this one."
+_RESTORE = (
+    "Restore the newer ledger: withdrawals are missing from this one. If they are to be lost, remove ledger-seen.json "
+    "from the cache and publish a night on this ledger."
+)
 __all__ = ["PROBLEMS", "Replica", "Served"]
 
 
@@ -63,6 +67,7 @@ class Replica:
         self._ledger: _OpenLedger | None = None
         self._highest = 0  # sequence of the ledger that this process has seen
         self._seen = (0, "")  # a sequence and the head of the audit log at it
+        self._mark = LedgerMark(Path(settings.cache or settings.out) / "ledger-seen.json")
         self._ledger_heard = time.monotonic()
         self._ledger_path = Path(make_url(settings.ledger).database or "")
         self._problems: Mapping[str, BodegaError] = {}  # replaced whole, never changed: many threads read it
@@ -226,16 +231,17 @@ class Replica:
         else:
             if held is not None and found is None:
                 # A new, empty ledger in its place would hide the loss from the operator.
-                raise LedgerUnavailable(f"{self._ledger_path} is gone.", "Put it back, or restart to begin a new one.")
+                raise LedgerUnavailable(f"{self._ledger_path} is gone.", "Put it back.")
             self._ledger = self._open_ledger()
             if held is not None:
                 held.ledger.close()
         self._ledger_heard = time.monotonic()
 
     def saw(self, sequence: int) -> None:
-        """Remember how far the ledger has come: it may not be found further back."""
+        """Remember how far the ledger has come: it may not be found further back, not by the next process either."""
         with self._lock:
             self._highest = max(self._highest, sequence)
+        self._mark.keep(sequence, "")
 
     def _check_forward(self, ledger: Ledger) -> None:
         """A ledger that went back, as one from a backup does, has lost withdrawals that were acknowledged.
@@ -253,7 +259,9 @@ class Replica:
             if head and ledger.audit_head(at) != head:
                 raise LedgerUnavailable(f"The consent ledger tells of another past than it did at {at}.", _RESTORE)
         self._seen = (sequence, ledger.audit_head(sequence))
-        self.saw(sequence)
+        with self._lock:
+            self._highest = max(self._highest, sequence)
+        self._mark.keep(*self._seen)
 
     def _open_ledger(self) -> _OpenLedger:
         if not Path(self.settings.out).is_dir():
@@ -267,6 +275,9 @@ class Replica:
             # Keys are made for a new ledger alone: others would not find the people of an old one.
             keys = UserKeys.load(self.settings.keys, create=ledger.sequence() == 0)
             ledger.bind(keys.stable.key_id)
+            if not self._highest:
+                self._seen = self._mark.read()
+                self._highest = self._seen[0]
             self._check_forward(ledger)
         except BodegaError:
             ledger.close()

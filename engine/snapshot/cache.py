@@ -175,7 +175,9 @@ class Cache:
             (path for path in self.root.iterdir() if ID.fullmatch(path.name)), key=lambda path: path.stat().st_mtime
         )
         sizes = {path: sum(each.stat().st_size for each in path.iterdir()) for path in here}
-        removed = []
+        removed: list[str] = []
+        if need > self.most:  # whatever is removed
+            here = []
         for path in here:
             if sum(sizes.values()) + need <= self.most:
                 break

@@ -74,14 +74,11 @@ class About:
         faults = [
             (self.as_of.tzinfo is None, f"as_of is {self.as_of} without a time zone", "Give it in UTC."),
             (not self.decays, "decays is empty", "Name at least one decay."),
-            (self.width < 1, f"width is {self.width}", "Item vectors have at least one dimension."),
-            (
-                self.neighbours < 1,
-                f"neighbours is {self.neighbours}",
-                "Store at least one, NO_ITEM where there is none.",
-            ),
-            (not 0 <= self.shards <= 99_999, f"shards is {self.shards}", "Use 0 to 99,999 user shards."),
         ]
+        for name, least, most in (("width", 1, 65_536), ("neighbours", 1, 65_536), ("shards", 0, 99_999)):
+            size = getattr(self, name)
+            fits = type(size) is int and least <= size <= most
+            faults.append((not fits, f"{name} is {size}", f"Use {least:,} to {most:,}."))
         faults += [
             (not math.isfinite(value), f"metric '{name}' is {value}", "Leave out a metric that could not be measured.")
             for name, value in self.metrics.items()
@@ -138,7 +135,7 @@ class Manifest(About):
         try:
             record = json.loads(text)
             version = int(record["format_version"])
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise SnapshotCorrupt(f"{where} is not a manifest: {error!r}.", remedy) from error
         if version > FORMAT_VERSION:
             raise SnapshotTooNew(
@@ -153,15 +150,22 @@ class Manifest(About):
                 record
                 | {
                     "as_of": datetime.fromisoformat(record["as_of"]),
-                    "created_at": datetime.fromisoformat(record["created_at"]),
+                    "created_at": _with_zone(record["created_at"]),
                     "lineage": _made(Lineage, record["lineage"]),
                     "profiles": tuple(record["profiles"]),
                     "decays": tuple(record["decays"]),
                     "files": {name: _made(FileEntry, entry) for name, entry in record["files"].items()},
                 },
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
             raise SnapshotCorrupt(f"{where} lacks or mistypes a field: {error!r}.", remedy) from error
+
+
+def _with_zone(text: str) -> datetime:
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError(f"{text} has no time zone")
+    return moment
 
 
 def _made(kind: type[_T], record: Mapping[str, Any]) -> _T:

@@ -47,7 +47,7 @@ class Pointer:
             strange += [place for name, place in places.items() if not _PLACE.fullmatch(place) or name not in place]
             if strange or not all(isinstance(mark, str) for mark in moves):
                 raise ValueError(f"not snapshot ids: {strange}")
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise SnapshotCorrupt(
                 f"{where} is not a pointer: {error!r}.",
                 "Point again with `bodega snapshot promote ID`; `bodega snapshot list` names them.",

@@ -93,6 +93,8 @@ def test_no_raw_user_id_is_in_any_artefact_or_log(small_shop, first_night):
         ("rank.lanes.similar.trustt=1", "trustt"),
         ("data.path=/nowhere", "/nowhere"),
         ("force=yes", "is no reason"),
+        ("dry_run=true", "jobs.publish know dry_run"),
+        ("run=../escape", "letters, digits"),
     ],
 )
 def test_a_wrong_setting_is_named_with_its_remedy_before_any_work(small_shop, argument, words):

@@ -340,3 +340,18 @@ def test_what_was_forced_and_then_cut_off_is_judged_again_as_it_was(deployed: De
     assert again.facts["snapshot"] == forced.facts["snapshot"] == deployed.registry.current()
     assert again.facts["broken"] == forced.facts["broken"] != []
     assert again.facts["forced"] == "a known move of the shop"
+
+
+@pytest.mark.parametrize("harm", ["a manifest", "the folder"])
+def test_what_serves_and_is_damaged_does_not_keep_its_cure_out(deployed, harm):
+    served = deployed.yesterday()
+    folder = deployed.out / "snapshots" / served
+    if harm == "a manifest":
+        folder.chmod(0o755)
+        (folder / "manifest.json").unlink()
+        (folder / "manifest.json").write_text("{")
+    else:
+        shutil.rmtree(folder)
+    snapshot = deployed.publish().facts["snapshot"]
+    assert deployed.registry.current() == snapshot != served
+    deployed.registry.open_current().close()

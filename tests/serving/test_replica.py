@@ -327,6 +327,32 @@ def test_a_restart_does_not_believe_a_ledger_with_another_past_than_the_night_re
         assert "another past" in problems(server.replica)["ledger_unavailable"]
 
 
+@pytest.mark.parametrize("more", [0, 5], ids=["further back", "as far again"])
+def test_a_restart_does_not_believe_an_older_ledger(shop: Shop, more: int) -> None:
+    shop.publish()
+    with shop.served() as (_, client):
+        allow(client, "ana")
+    copied(shop.out / "consent.db", shop.out / "old.db")
+    with shop.served() as (_, client):
+        client.erase_user("ana")
+        time.sleep(0.3)  # the watcher looks each 0.05 s
+    (shop.out / "old.db").replace(shop.out / "consent.db")
+    for name in ("consent.db-wal", "consent.db-shm"):
+        (shop.out / name).unlink(missing_ok=True)
+    old = Ledger.open(f"sqlite:///{shop.out}/consent.db", VOCABULARY)
+    for _ in range(more):
+        old.record(shop.keys.stable.derive("ben"), [Change("profile", "web", True)], None, "n", "person", "", None)
+    old.close()
+    with shop.served() as (server, client):
+        assert client.recommend("ana").provenance.reason == "consent_unavailable"
+        with pytest.raises(BodegaRpcError):
+            client.withdraw("ana")
+        assert "ledger-seen.json" in problems(server.replica)["ledger_unavailable"]
+    (shop.out / "cache" / "ledger-seen.json").unlink()
+    with shop.served() as (_, client):
+        assert client.recommend("ana").provenance.mode == ranking_pb2.Provenance.MODE_PROFILED, "as an operator chose"
+
+
 def test_an_old_ledger_is_never_served_with_new_keys(shop: Shop) -> None:
     shop.publish()
     with shop.served() as (_, client):

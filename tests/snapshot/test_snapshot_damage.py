@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +16,7 @@ from engine import schema
 from engine.errors import NoSnapshot, SnapshotCorrupt, SnapshotError, SnapshotTooNew
 from engine.snapshot import About, Lineage, Manifest, Snapshot, SnapshotWriter, manifest
 from engine.snapshot.layout import file_tables
+from engine.snapshot.pointer import Pointer
 from tests.snapshot_builder import User, build_snapshot, candidate, item_table, user_tables
 
 USERS: dict[bytes, User] = {
@@ -106,6 +108,34 @@ def test_a_manifest_edited_by_hand_is_refused(folder: Path, field: str, value: A
     (folder / "manifest.json").write_text(json.dumps(record))
     with pytest.raises(SnapshotCorrupt, match="its content gives"):
         Snapshot.open(folder)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("created_at", "2026-01-31T00:00:00"),
+        ("as_of", "0001-01-01T00:00:00+14:00"),
+        ("shards", 1.0),
+        ("width", 2**31 - 1),
+        ("decays", []),
+    ],
+)
+def test_an_odd_field_is_told_even_under_an_id_that_fits(folder: Path, field: str, value: Any) -> None:
+    record = json.loads((folder / "manifest.json").read_text()) | {field: value}
+    with contextlib.suppress(OverflowError):
+        record["snapshot_id"] = manifest._id(record)
+    (folder / "manifest.json").write_text(json.dumps(record))
+    with pytest.raises(SnapshotError):
+        Snapshot.open(folder)
+
+
+@pytest.mark.parametrize("text", ['{"format_version": 1e999}', "[" * 200_000])
+def test_what_cannot_be_parsed_is_told(folder: Path, text: str) -> None:
+    (folder / "manifest.json").write_text(text)
+    with pytest.raises(SnapshotCorrupt):
+        Snapshot.open(folder)
+    with pytest.raises(SnapshotCorrupt):
+        Pointer.parse(text.encode(), "current.json")
 
 
 def test_a_folder_without_a_manifest_is_no_snapshot(folder: Path) -> None:
