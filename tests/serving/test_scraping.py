@@ -46,7 +46,7 @@ def test_a_refused_snapshot_raises_the_alert_metric_and_the_old_one_serves_on(sh
         found = before
         for _ in range(100):
             found = scrape(port)
-            if found['bodega_snapshot_refused_total{reason="SNAPSHOT_CORRUPT"}']:
+            if found['bodega_degraded{code="snapshot_refused"}']:  # told last
                 break
             time.sleep(0.05)
         assert found['bodega_snapshot_refused_total{reason="SNAPSHOT_CORRUPT"}'] >= 1
