@@ -68,8 +68,7 @@ def noting(out: Path) -> Iterator[Callable[[str, Mapping[str, str]], None]]:
     """
     path = (out / "consent.db").resolve()
     if not path.is_file():
-        sys.stderr.write(f"Not in the audit log: there is no ledger at {path}.\n")
-        yield lambda action, detail: None
+        yield lambda action, detail: print(f"Not in the audit log: there is no ledger at {path}.", file=sys.stderr)
         return
     with contextlib.closing(Ledger.open(f"sqlite:///{path}", _ANY)) as ledger:
         ledger.audit_head()
