@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -70,6 +70,17 @@ class Standing:
     known: bool
     erased_at: int = 0
     erasure: int = 0
+
+
+class Held(NamedTuple):
+    """What a replica keeps of one person: as Standing, without the names of grants."""
+
+    key: bytes
+    granted: int
+    preference: int
+    sequence: int
+    erased_at: int
+    erasure: int
 
 
 STRANGER = Standing(0, (), 0, 0, False)

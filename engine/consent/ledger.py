@@ -12,13 +12,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
-from sqlalchemy import Connection, Engine, select, update
+from sqlalchemy import Connection, Engine, Select, select, update
 
 from engine.consent import audit, imports, replay
 from engine.consent.audit import AuditCheck, AuditRow
 from engine.consent.changes import (
     Change,
     Erasure,
+    Held,
     Imported,
     Recorded,
     RecordedChange,
@@ -30,7 +31,7 @@ from engine.consent.erasure import erase_person
 from engine.consent.lookup import LookUp
 from engine.consent.opening import open_engine
 from engine.consent.recording import lines_of, record_lines
-from engine.consent.tables import CHANGES, LEDGER, told
+from engine.consent.tables import CHANGES, CURRENT, LEDGER, stream, told
 from engine.consent.vocabulary import Level, Vocabulary
 from engine.errors import ConsentError, LedgerUnavailable
 from engine.identity import KEY_BYTES
@@ -234,6 +235,33 @@ class Ledger:
                 )
             return replay.replayed_standings(connection, at, self._bits), at
 
+    def state(self) -> tuple[replay.State, int]:
+        """What everybody allows now, erasures included, and the sequence that it is of.
+
+        Raises:
+            LedgerUnavailable: the store failed or what it holds makes no sense.
+        """
+        with self._reading() as connection:
+            head = _head(connection)
+            return replay.current_state(connection, self._bits), head
+
+    @contextmanager
+    def moves(self, after: int) -> Iterator[tuple[int, Iterator[list[Held]]]]:
+        """How far the ledger has come, and in batches the state of everybody who moved since a sequence.
+
+        Both are of one moment, after the block was entered: whatever was acknowledged before is in it.
+
+        Args:
+            after: up to which the caller has everything.
+
+        Raises:
+            LedgerUnavailable: the store failed or what it holds makes no sense.
+        """
+        with self._reading() as connection:
+            head = _head(connection)
+            moved = select(*replay.STATE_COLUMNS).where(CURRENT.c.sequence > after)
+            yield head, self._held(connection, moved) if head > after else iter(())
+
     def audit(self, action: str, actor: str, detail: Mapping[str, Any]) -> None:
         """Add a row to the audit log; on disk when this returns.
 
@@ -290,6 +318,10 @@ class Ledger:
         """Let go of the database. Every later call raises LedgerUnavailable."""
         self._look_up.close()
         self._engine.dispose()
+
+    def _held(self, connection: Connection, statement: Select[Any]) -> Iterator[list[Held]]:
+        for rows in stream(connection, statement):
+            yield [Held(bytes(key), self._look_up.mask(state), *map(int, numbers)) for key, state, *numbers in rows]
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:

@@ -56,6 +56,14 @@ class LookUp:
         except (self._failures, OSError, ValueError, TypeError, AttributeError) as error:
             raise unavailable("read", error) from error
 
+    def mask(self, state: str) -> int:
+        """The grants of a stored state as a mask.
+
+        Raises:
+            ValueError: it is not one.
+        """
+        return self._read_state(state)[0]
+
     def refuse_if_closed(self) -> None:
         """Raises LedgerUnavailable once `close` was called."""
         if self._closed:

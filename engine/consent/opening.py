@@ -12,10 +12,10 @@ from sqlalchemy import Connection, Engine, create_engine, event, insert, inspect
 
 from engine.consent import audit
 from engine.consent.changes import micros
-from engine.consent.tables import LEDGER, METADATA, told
+from engine.consent.tables import CURRENT, LEDGER, METADATA, told
 from engine.errors import LedgerUnavailable
 
-LEDGER_FORMAT = 2  # 1 knew neither erasures nor the audit log
+LEDGER_FORMAT = 3  # 1 knew neither erasures nor the audit log; 2 had no index by which replicas follow
 _PRAGMAS = (
     "journal_mode=WAL",
     "synchronous=FULL",
@@ -90,6 +90,8 @@ def _bring_up(connection: Connection) -> None:
         for statement in _SINCE_1:
             connection.execute(text(statement))
     METADATA.create_all(connection)
+    for index in CURRENT.indexes:
+        index.create(connection, checkfirst=True)  # create_all passes over the indexes of tables that exist
     connection.execute(text(_GUARD))
     if found is None:
         connection.execute(insert(LEDGER).values(id=1, format=LEDGER_FORMAT, sequence=0, stable_key=""))

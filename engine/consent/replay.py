@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,43 @@ from engine.schema import STANDINGS
 
 _NO_PREFERENCE = -1
 _KEY = f"S{KEY_BYTES}"
+STATE_COLUMNS = (
+    CURRENT.c.user_key, CURRENT.c.granted, CURRENT.c.preference, CURRENT.c.sequence, CURRENT.c.erased_at, CURRENT.c.erasure
+)  # fmt: skip
+_STATE_TYPES = (np.int64, np.uint8, np.int64, np.int64, np.int64)  # of codes for the states, and of the rest
 Bits = Mapping[str, int]  # (purpose/source) -> mask
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class State:
+    """What everybody allows, as columns of (N,) ascending by key; what each is, `changes.Standing` says."""
+
+    key: NDArray[np.bytes_]
+    granted: NDArray[np.uint64]
+    preference: NDArray[np.uint8]
+    sequence: NDArray[np.int64]
+    erased_at: NDArray[np.int64]
+    erasure: NDArray[np.int64]
+
+
+def current_state(connection: Connection, bits: Bits) -> State:
+    """Everybody's state now.
+
+    Raises:
+        ValueError: a stored state is not one.
+    """
+    states: dict[str, int] = {}
+    parts: list[list[NDArray[Any]]] = [[np.empty(0, kind)] for kind in _STATE_TYPES]
+    keys = [b""]
+    for key, state, *numbers in _columns(connection, select(*STATE_COLUMNS).order_by(CURRENT.c.user_key)):
+        keys.append(_joined(key))
+        parts[0].append(_coded(state, states))
+        for part, column, kind in zip(parts[1:], numbers, _STATE_TYPES[1:], strict=True):
+            part.append(np.array(column, kind))
+    masks = np.array([_mask(state, bits) for state in states], np.uint64)
+    codes, *columns = (np.concatenate(part) for part in parts)
+    granted = masks[codes] if states else masks
+    return State(np.frombuffer(b"".join(keys), _KEY), granted, *columns)
 
 
 def current_standings(connection: Connection, bits: Bits) -> pa.Table:
@@ -26,17 +63,8 @@ def current_standings(connection: Connection, bits: Bits) -> pa.Table:
     Raises:
         ValueError: a stored state is not one.
     """
-    columns = (CURRENT.c.user_key, CURRENT.c.granted, CURRENT.c.preference, CURRENT.c.erased_at)
-    states: dict[str, int] = {}
-    keys, codes, preferences, erased = [b""], [np.empty(0, np.int64)], [np.empty(0, np.uint8)], [np.empty(0, np.int64)]
-    for key, state, preference, erased_at in _columns(connection, select(*columns).order_by(CURRENT.c.user_key)):
-        keys.append(_joined(key))
-        codes.append(_coded(state, states))
-        preferences.append(np.array(preference, np.uint8))
-        erased.append(np.array(erased_at, np.int64))
-    masks = np.array([_mask(state, bits) for state in states], np.uint64)
-    granted = masks[np.concatenate(codes)] if states else masks
-    return _table(b"".join(keys), granted, np.concatenate(preferences), np.concatenate(erased))
+    state = current_state(connection, bits)
+    return _table(state.key.tobytes(), state.granted, state.preference, state.erased_at)
 
 
 def replayed_standings(connection: Connection, at: int, bits: Bits) -> pa.Table:

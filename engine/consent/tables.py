@@ -90,6 +90,7 @@ CURRENT = Table(
     Column("erasure", BigInteger, nullable=False, server_default="0"),  # its sequence
     sqlite_with_rowid=False,
 )
+Index("consent_moves", CURRENT.c.sequence)  # by which replicas follow
 # Append-only. Erasing again without anything new since is a row of its own under the first one's receipt.
 TOMBSTONES = Table(
     "consent_tombstones",
