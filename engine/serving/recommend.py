@@ -70,6 +70,7 @@ class Answer:
     profile: str
     manifest: Manifest
     sequence: int
+    made_us: int  # microseconds since the epoch
     policy: str
     global_privacy_control: bool
     withheld: Sequence[Effect]
@@ -91,8 +92,12 @@ class Recommender:
         self._replica = replica
         self._reasons = Reasons(replica.vocabulary)
 
-    def recommend(self, ask: Ask) -> Answer:
+    def recommend(self, ask: Ask, now_us: int | None = None) -> Answer:
         """One list.
+
+        Args:
+            now_us: microseconds since the epoch; None is this moment. What is shown follows from it, the snapshot, the
+                person's consent and the ask.
 
         Raises:
             RequestError: the user id, the token or the surface is wrong.
@@ -101,13 +106,14 @@ class Recommender:
         """
         if ask.page_token:
             raise NotBuilt("Paging is not built yet.", "Leave page_token empty and raise limit.", "page_token")
+        made_us = time.time_ns() // 1000 if now_us is None else now_us
         chain = self._replica.chain(ask.surface, "context.surface")
         with self._replica.lease() as served:
             key = served.keys.stable.derive(ask.user_id) if ask.user_id else None
             signals = Signals(key, ask.level, ask.consent_token, ask.global_privacy_control, ask.minor)
             stand = footing(self._replica, signals, chain.default_level)
             for _ in range(_TRIES):
-                made = self._make(served, chain, ask, stand)
+                made = self._make(served, chain, ask, made_us, stand)
                 if made.mode == NON_PROFILED:
                     break
                 # Last of all: what was withdrawn while the list was made must not be in it.
@@ -117,25 +123,27 @@ class Recommender:
                 stand = now
             else:
                 stand = Footing("consent_changing", Level.NONE, sequence=stand.sequence)
-                made = self._make(served, chain, ask, stand)
-            return self._answer(served, chain, ask, stand, made)
+                made = self._make(served, chain, ask, made_us, stand)
+            return self._answer(served, chain, ask, made_us, stand, made)
 
-    def _make(self, served: Served, chain: Chain, ask: Ask, stand: Footing) -> _Made:
+    def _make(self, served: Served, chain: Chain, ask: Ask, made_us: int, stand: Footing) -> _Made:
         try:
             record = self._record(served, ask, stand)
             if record is not None:
-                return self._personal(served, chain, ask, stand, record)
+                return self._personal(served, chain, ask, made_us, stand, record)
         except SnapshotCorrupt as error:
             # One person's block says nothing of another's: the list is a stranger's, and operators are told.
             self._replica.damaged(served, error)
-            return self._strangers(served, chain, ask, "record_damaged")
-        return self._strangers(served, chain, ask, stand.reason or "unknown_user")
+            return self._strangers(served, chain, ask, made_us, "record_damaged")
+        return self._strangers(served, chain, ask, made_us, stand.reason or "unknown_user")
 
-    def _strangers(self, served: Served, chain: Chain, ask: Ask, reason: str) -> _Made:
-        outcome = chain.run(_anyone(served.snapshot, ask), _moment(served.snapshot, chain, ask, NOBODY, None))
+    def _strangers(self, served: Served, chain: Chain, ask: Ask, made_us: int, reason: str) -> _Made:
+        outcome = chain.run(_anyone(served.snapshot, ask), _moment(served.snapshot, chain, ask, made_us, NOBODY, None))
         return _Made(outcome.slate, outcome.effects, NON_PROFILED, reason, "")
 
-    def _personal(self, served: Served, chain: Chain, ask: Ask, stand: Footing, record: UserRecord) -> _Made:
+    def _personal(
+        self, served: Served, chain: Chain, ask: Ask, made_us: int, stand: Footing, record: UserRecord
+    ) -> _Made:
         snapshot = served.snapshot
         candidates = record.candidates
         bases = candidates.basis
@@ -146,8 +154,8 @@ class Recommender:
         used = bases[within & (bases != NOBODY)]
         if not len(used):
             # Nothing personal is left, so nothing may differ from what a stranger gets.
-            return self._strangers(served, chain, ask, "grants_missing" if narrowed else "no_candidates")
-        moment = _moment(snapshot, chain, ask, stand.granted, record.seen)
+            return self._strangers(served, chain, ask, made_us, "grants_missing" if narrowed else "no_candidates")
+        moment = _moment(snapshot, chain, ask, made_us, stand.granted, record.seen)
         outcome = make_list(chain, candidates, _anyone(snapshot, ask), moment)
         slate, effects = outcome.slate, outcome.effects
         if not narrowed:
@@ -173,7 +181,7 @@ class Recommender:
         holding = [profile for profile in served.profiles if not used & ~profile.groups]
         return min(holding, key=lambda profile: profile.groups.bit_count()).name if holding else ""
 
-    def _answer(self, served: Served, chain: Chain, ask: Ask, stand: Footing, made: _Made) -> Answer:
+    def _answer(self, served: Served, chain: Chain, ask: Ask, made_us: int, stand: Footing, made: _Made) -> Answer:
         items, slate = served.snapshot.items, made.slate
         popular_why = popular_in(tuple(ask.only_categories))
         lines = []
@@ -195,6 +203,7 @@ class Recommender:
             profile=made.profile,
             manifest=served.snapshot.manifest,
             sequence=stand.sequence,
+            made_us=made_us,
             policy=f"{chain.name}@{chain.version}",
             global_privacy_control=ask.global_privacy_control,
             withheld=merged(made.effects),
@@ -223,12 +232,12 @@ def merged(effects: Sequence[Effect]) -> list[Effect]:
     return [Effect(rule, reason, count) for (rule, reason), count in counts.items() if count]
 
 
-def _moment(snapshot: Snapshot, chain: Chain, ask: Ask, granted: int, seen: Seen | None) -> Moment:
+def _moment(snapshot: Snapshot, chain: Chain, ask: Ask, made_us: int, granted: int, seen: Seen | None) -> Moment:
     names = {*ask.exclude, *ask.basket, ask.item_id} - {""}
     return Moment(
         items=snapshot.items,
         categories=snapshot.categories,
-        now_us=time.time_ns() // 1000,
+        now_us=made_us,
         surface=chain.name,
         region=ask.region,
         granted=granted,

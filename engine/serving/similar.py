@@ -32,6 +32,7 @@ def similar(replica: Replica, ask: Ask) -> Answer:
     surface = ask.surface or (_SURFACE if _SURFACE in replica.policies else "")
     chain = replica.chain(surface, "context.surface")
     limit = ask.limit or chain.default_limit
+    made_us = time.time_ns() // 1000
     with replica.lease() as served:
         items = served.snapshot.items
         code = items.code_of(ask.item_id)
@@ -47,7 +48,7 @@ def similar(replica: Replica, ask: Ask) -> Answer:
         moment = Moment(
             items=items,
             categories=served.snapshot.categories,
-            now_us=time.time_ns() // 1000,
+            now_us=made_us,
             surface=chain.name,
             region=ask.region,
             granted=NOBODY,
@@ -70,6 +71,7 @@ def similar(replica: Replica, ask: Ask) -> Answer:
             profile="",
             manifest=served.snapshot.manifest,
             sequence=0,
+            made_us=made_us,
             policy=f"{chain.name}@{chain.version}",
             global_privacy_control=ask.global_privacy_control,
             withheld=merged(outcome.effects),

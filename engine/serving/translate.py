@@ -10,6 +10,7 @@ from bodega.v1 import admin_pb2, common_pb2, ranking_pb2
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from engine.consent.changes import moment
 from engine.policy import Effect
 from engine.serving.recommend import Answer, Ask, Line
 from engine.snapshot import Manifest
@@ -72,10 +73,10 @@ def snapshot_message(manifest: Manifest, serving: bool) -> admin_pb2.Snapshot:
     )
 
 
-def timestamp(moment: datetime) -> Timestamp:
+def timestamp(time: datetime) -> Timestamp:
     """A time with a zone as the proto's."""
     stamp = Timestamp()
-    stamp.FromDatetime(moment)
+    stamp.FromDatetime(time)
     return stamp
 
 
@@ -106,6 +107,7 @@ def _provenance(answer: Answer, degraded: Sequence[str]) -> ranking_pb2.Provenan
         policy=answer.policy,
         global_privacy_control_honoured=answer.global_privacy_control,
         degraded=degraded,
+        made_at=timestamp(moment(answer.made_us)),
     )
 
 

@@ -279,6 +279,7 @@ class Provenance(_message.Message):
     VARIANT_FIELD_NUMBER: _builtins.int
     GLOBAL_PRIVACY_CONTROL_HONOURED_FIELD_NUMBER: _builtins.int
     DEGRADED_FIELD_NUMBER: _builtins.int
+    MADE_AT_FIELD_NUMBER: _builtins.int
     mode: Global___Provenance.Mode.ValueType
     reason: _builtins.str
     """Stable code when not PROFILED: stranger, no_consent, consent_stale, consent_unavailable, consent_changing, unknown_user,
@@ -305,6 +306,10 @@ class Provenance(_message.Message):
     def degraded(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """what was left out under load or fault"""
 
+    @_builtins.property
+    def made_at(self) -> _timestamp_pb2.Timestamp:
+        """The moment that the list was made for: with the request, the snapshot and the consent sequence, the list follows from it."""
+
     def __init__(
         self,
         *,
@@ -319,10 +324,11 @@ class Provenance(_message.Message):
         variant: _builtins.str = ...,
         global_privacy_control_honoured: _builtins.bool = ...,
         degraded: _abc.Iterable[_builtins.str] | None = ...,
+        made_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["snapshot_age", b"snapshot_age"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["made_at", b"made_at", "snapshot_age", b"snapshot_age"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["consent_sequence", b"consent_sequence", "degraded", b"degraded", "global_privacy_control_honoured", b"global_privacy_control_honoured", "mode", b"mode", "personalization", b"personalization", "policy", b"policy", "profile", b"profile", "reason", b"reason", "snapshot_age", b"snapshot_age", "snapshot_id", b"snapshot_id", "variant", b"variant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consent_sequence", b"consent_sequence", "degraded", b"degraded", "global_privacy_control_honoured", b"global_privacy_control_honoured", "made_at", b"made_at", "mode", b"mode", "personalization", b"personalization", "policy", b"policy", "profile", b"profile", "reason", b"reason", "snapshot_age", b"snapshot_age", "snapshot_id", b"snapshot_id", "variant", b"variant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
