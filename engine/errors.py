@@ -8,6 +8,8 @@ BodegaError                     exit   reason
 │   └── QuarantineError           3    TOO_MANY_BAD_ROWS
 ├── ConsentError                  4    BAD_CONSENT
 │   └── LedgerUnavailable         4    LEDGER_UNAVAILABLE
+│       ├── LedgerReplaced        4    LEDGER_UNAVAILABLE
+│       └── ConsentStale          4    LEDGER_UNAVAILABLE
 ├── TrainingError                 5    TRAINING_DIVERGED
 ├── GateBlocked                   6    GATE_BLOCKED
 ├── SnapshotError                 7    BAD_SNAPSHOT
@@ -123,6 +125,14 @@ class LedgerUnavailable(ConsentError):
     """The consent ledger cannot be read or written."""
 
     reason = "LEDGER_UNAVAILABLE"
+
+
+class LedgerReplaced(LedgerUnavailable):
+    """The consent ledger is not the one that was known: it is gone, went back, or tells of another past."""
+
+
+class ConsentStale(LedgerUnavailable):
+    """What is known of consent is older than it may be, or than the caller's token."""
 
 
 class TrainingError(BodegaError):

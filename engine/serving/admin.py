@@ -12,7 +12,6 @@ from bodega.v1 import admin_pb2, admin_pb2_grpc
 
 from engine.errors import (
     BodegaError,
-    LedgerUnavailable,
     NoSnapshot,
     NotAllowed,
     NotBuilt,
@@ -40,11 +39,6 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         """What this process serves, and what ails it."""
         replica, served = self._replica, self._replica.served
         problems = dict(replica.problems())
-        sequence = 0
-        try:
-            sequence = replica.consent()[0].sequence()
-        except LedgerUnavailable as error:
-            problems.setdefault("ledger_unavailable", error)
         messages = []
         for _, problem in sorted(problems.items()):
             messages.append(problem_of(fault_of(problem)))
@@ -57,8 +51,8 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         return admin_pb2.GetStatusResponse(
             version=_version(),
             snapshot=snapshot_message(served.snapshot.manifest, True) if served is not None else None,
-            consent_sequence=sequence,
-            consent_staleness_seconds=replica.ledger_silence if "ledger_unavailable" in problems else 0.0,
+            consent_sequence=replica.ledger.sequence,
+            consent_staleness_seconds=replica.ledger.silence,
             degraded=sorted(problems),
             started_at=timestamp(replica.started_at),
             ready=replica.ready,
@@ -133,7 +127,8 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         """In the log, and in the ledger's audit."""
         _log.info(action, **detail)
         try:
-            self._replica.consent()[0].audit(action, "operator", detail)
+            with self._replica.ledger.at_work() as (ledger, _):
+                ledger.audit(action, "operator", detail)
         except BodegaError as error:  # it is done, and said in the log: the call did not fail
             _log.error("audit_failed", action=action, error=error.message)
 

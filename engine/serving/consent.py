@@ -29,13 +29,12 @@ class ConsentServicer(consent_pb2_grpc.ConsentServiceServicer):
         self, request: consent_pb2.GetConsentRequest, context: grpc.ServicerContext
     ) -> consent_pb2.GetConsentResponse:
         """The standing of one person."""
-        ledger, keys = self._replica.consent()
-        key = keys.stable.derive(request.user_id)
         least = sequence_of(request.consent_token) if request.consent_token else 0
-        # Read before the standing, which then includes at least as much.
-        if least and ledger.sequence() < least:
-            raise LedgerUnavailable("The ledger has not heard the state of the token yet.", "Try again.")
-        standing = ledger.standing(key)
+        with self._replica.ledger.at_work() as (ledger, keys):
+            # Read before the standing, which then includes at least as much.
+            if least and ledger.sequence() < least:
+                raise LedgerUnavailable("The ledger has not heard the state of the token yet.", "Try again.")
+            standing = ledger.standing(keys.stable.derive(request.user_id))
         return consent_pb2.GetConsentResponse(
             grants=[_grant(change) for change in standing.grants],
             preference=level(standing.preference),
@@ -46,18 +45,19 @@ class ConsentServicer(consent_pb2_grpc.ConsentServiceServicer):
     def SetConsent(
         self, request: consent_pb2.SetConsentRequest, context: grpc.ServicerContext
     ) -> consent_pb2.SetConsentResponse:
-        """Record changes; they are enforced when this returns, because every list reads the ledger."""
-        ledger, keys = self._replica.consent()
-        recorded = ledger.record(
-            keys.stable.derive(request.user_id),
-            _changes(request, self._replica.vocabulary),
-            request.preference if request.HasField("preference") else None,
-            request.notice_version,
-            request.actor or "person",
-            request.request_id,
-            _occurred_at(request),
-        )
-        self._replica.saw(recorded.sequence)
+        """Record changes; this replica enforces them before this returns, every other one within the bound."""
+        changes, occurred_at = _changes(request, self._replica.vocabulary), _occurred_at(request)
+        with self._replica.ledger.at_work() as (ledger, keys):
+            recorded = ledger.record(
+                keys.stable.derive(request.user_id),
+                changes,
+                request.preference if request.HasField("preference") else None,
+                request.notice_version,
+                request.actor or "person",
+                request.request_id,
+                occurred_at,
+            )
+            self._replica.ledger.enforce(recorded.sequence)
         return consent_pb2.SetConsentResponse(
             consent_token=consent_token(recorded.sequence),
             sequence=recorded.sequence,
@@ -68,11 +68,11 @@ class ConsentServicer(consent_pb2_grpc.ConsentServiceServicer):
         self, request: consent_pb2.ListConsentChangesRequest, context: grpc.ServicerContext
     ) -> consent_pb2.ListConsentChangesResponse:
         """A page of one person's history."""
-        ledger, keys = self._replica.consent()
-        key = keys.stable.derive(request.user_id)
         after = _page_start(request.page_token)
-        page = ledger.changes(key, after, request.page_size or DEFAULT_CHANGES)
-        more = page and ledger.changes(key, page[-1].sequence, 1)
+        with self._replica.ledger.at_work() as (ledger, keys):
+            key = keys.stable.derive(request.user_id)
+            page = ledger.changes(key, after, request.page_size or DEFAULT_CHANGES)
+            more = page and ledger.changes(key, page[-1].sequence, 1)
         return consent_pb2.ListConsentChangesResponse(
             changes=[_change(each) for each in page],
             next_page_token=consent_token(page[-1].sequence) if more else "",
@@ -87,11 +87,11 @@ class ConsentServicer(consent_pb2_grpc.ConsentServiceServicer):
     def EraseUser(
         self, request: consent_pb2.EraseUserRequest, context: grpc.ServicerContext
     ) -> consent_pb2.EraseUserResponse:
-        """Forget a person; enforced when this returns, whichever snapshot is or will be served."""
-        ledger, keys = self._replica.consent()
-        key = keys.stable.derive(request.user_id)
-        erasure = ledger.erase(key, request.actor or "person", request.request_id)
-        self._replica.saw(erasure.sequence)
+        """Forget a person; as with SetConsent, whichever snapshot is or will be served."""
+        with self._replica.ledger.at_work() as (ledger, keys):
+            key = keys.stable.derive(request.user_id)
+            erasure = ledger.erase(key, request.actor or "person", request.request_id)
+            self._replica.ledger.enforce(erasure.sequence)
         return consent_pb2.EraseUserResponse(
             receipt_id=erasure.receipt_id,
             erased_at=timestamp(erasure.erased_at),

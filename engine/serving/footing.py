@@ -1,4 +1,4 @@
-"""What a list for one person may stand on now: the ledger's standing, under the dial, the signals and the token.
+"""What a list for one person may stand on now: their standing as the replica knows it, under the dial, the signals and the token.
 
 Whatever is in doubt ends in a list that uses nothing of the person; the reason says what the doubt was.
 """
@@ -6,15 +6,29 @@ Whatever is in doubt ends in a list that uses nothing of the person; the reason 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import structlog
 
+from engine.consent.changes import Held
 from engine.consent.tokens import sequence_of
-from engine.consent.vocabulary import Level
-from engine.errors import LedgerUnavailable
-from engine.serving.replica import Replica
+from engine.consent.vocabulary import Level, Vocabulary
+from engine.errors import ConsentStale, LedgerUnavailable
 
 _log = structlog.get_logger("bodega.consent")
+
+
+class Knowing(Protocol):
+    """Whoever knows what people allow: a replica now, an audit for a moment of the past."""
+
+    vocabulary: Vocabulary
+
+    def standing(self, key: bytes, least: int = 0) -> Held:
+        """What somebody allows, a sequence included.
+
+        Raises:
+            LedgerUnavailable: nothing is known.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +72,11 @@ class Footing:
         return bool(self.erasure) and (self.erasure > ledger_sequence or self.erased_at >= as_of)
 
 
-def footing(replica: Replica, signals: Signals, default_level: int) -> Footing:
-    """Read the ledger and say what may be used.
+def footing(replica: Knowing, signals: Signals, default_level: int) -> Footing:
+    """Say what may be used.
 
     Args:
+        replica: gives the vocabulary and a person's standing.
         default_level: the surface's step of the dial, for people who have set none.
 
     Raises:
@@ -75,14 +90,10 @@ def footing(replica: Replica, signals: Signals, default_level: int) -> Footing:
     if signals.minor:
         return Footing("minor", Level.NONE)
     try:
-        ledger, _ = replica.consent()
-        standing = ledger.standing(signals.key)
-        if standing.sequence < least:
-            # The token may be another person's or a later one: the ledger's own place decides, and is read before the
-            # standing, which then includes at least as much.
-            if ledger.sequence() < least:
-                return Footing("consent_stale", Level.NONE, sequence=standing.sequence)
-            standing = ledger.standing(signals.key)
+        standing = replica.standing(signals.key, least)
+    except ConsentStale as error:
+        _log.warning("consent_stale", error=error.message)
+        return Footing("consent_stale", Level.NONE)
     except LedgerUnavailable as error:
         _log.warning("consent_unavailable", error=error.message)
         return Footing("consent_unavailable", Level.NONE)

@@ -64,4 +64,9 @@ class _Replica(Collector):
         for code in PROBLEMS:
             degraded.add_metric([code], code in ailing)
         yield degraded
+        yield GaugeMetricFamily(
+            "bodega_consent_silence_seconds",
+            "Since the consent ledger was heard; past consent_bound_seconds no reply is personal.",
+            self._replica.ledger.silence,
+        )
         yield GaugeMetricFamily("bodega_ready", "Whether lists can be served.", float(self._replica.ready))

@@ -1,7 +1,7 @@
 """What one server process holds: the snapshot that it serves, the ledger, the keys and the policies, and what ails it.
 
-Two watchers look at the ledger and at the pointer every second, each in a thread of its own: fetching a snapshot may take
-minutes, and consent must not wait for it.
+Two watchers look at the ledger and at the pointer, each in a thread of its own: fetching a snapshot may take minutes, and
+consent must not wait for it.
 """
 
 from __future__ import annotations
@@ -11,20 +11,16 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 
 import structlog
-from sqlalchemy import make_url
 
-from engine.consent.ledger import Ledger
+from engine.consent.changes import Held
 from engine.consent.profiles import parse_profiles
 from engine.consent.vocabulary import Vocabulary
-from engine.errors import BodegaError, LedgerUnavailable, UnknownThing
-from engine.identity import UserKeys
+from engine.errors import BodegaError, UnknownThing
 from engine.policy import Chain, load_policies
-from engine.serving.ledger_mark import LedgerMark
+from engine.serving.ledgers import ReplicaLedger
 from engine.serving.settings import ServeSettings
 from engine.serving.snapshots import Served, Snapshots, unforeseen
 from engine.snapshot import Lineage
@@ -34,18 +30,7 @@ _LEDGER_CODES = ("ledger_unavailable",)
 _SNAPSHOT_CODES = ("no_snapshot", "snapshot_refused", "snapshot_gone", "store_unavailable")
 PROBLEMS = (*_LEDGER_CODES, *_SNAPSHOT_CODES, "record_damaged")  # whatever may ail a process
 _JOIN_SECONDS = 5.0
-_RESTORE = (
-    "Restore the newer ledger: withdrawals are missing from this one. If they are to be lost, remove ledger-seen.json "
-    "from the cache and publish a night on this ledger."
-)
 __all__ = ["PROBLEMS", "Replica", "Served"]
-
-
-@dataclass(frozen=True, slots=True)
-class _OpenLedger:
-    ledger: Ledger
-    keys: UserKeys
-    file: tuple[int, int]  # device and inode when it was opened
 
 
 class Replica:
@@ -64,12 +49,7 @@ class Replica:
         self.started_at = datetime.now(UTC)
         self._lock = threading.Lock()
         self._looking = threading.Lock()  # at the ledger
-        self._ledger: _OpenLedger | None = None
-        self._highest = 0  # sequence of the ledger that this process has seen
-        self._seen = (0, "")  # a sequence and the head of the audit log at it
-        self._mark = LedgerMark(Path(settings.cache or settings.out) / "ledger-seen.json")
-        self._ledger_heard = time.monotonic()
-        self._ledger_path = Path(make_url(settings.ledger).database or "")
+        self.ledger = ReplicaLedger(settings, self.vocabulary, self._night)
         self._problems: Mapping[str, BodegaError] = {}  # replaced whole, never changed: many threads read it
         self._damaged: tuple[Served, BodegaError] | None = None  # in which somebody's record cannot be read
         self._stopping = threading.Event()
@@ -79,17 +59,7 @@ class Replica:
     @property
     def ready(self) -> bool:
         """Whether lists can be served: a snapshot is open, and the ledger was heard at least once."""
-        return self.served is not None and self._ledger is not None
-
-    @property
-    def ledger_ready(self) -> bool:
-        """Whether consent can be read and recorded."""
-        return self._ledger is not None and "ledger_unavailable" not in self._problems
-
-    @property
-    def ledger_silence(self) -> float:
-        """Seconds since the ledger last answered the watcher."""
-        return time.monotonic() - self._ledger_heard
+        return self.served is not None and self.ledger.ready
 
     def problems(self) -> list[tuple[str, BodegaError]]:
         """What ails this process now, as stable code and error, sorted by code."""
@@ -108,23 +78,9 @@ class Replica:
             self.snapshots.doubt(served)
             _log.warning("record_damaged", snapshot=served.name, error=error.message, remedy=error.remedy)
 
-    def consent(self) -> tuple[Ledger, UserKeys]:
-        """The ledger, and the keys that name people in it.
-
-        Raises:
-            LedgerUnavailable: it is not open, its file is no longer the one that was opened, or the last look at it found
-                a fault, such as that it went back.
-        """
-        held = self._ledger
-        if held is None:
-            raise LedgerUnavailable("The consent ledger is not open.", "See AdminService.GetStatus for the cause.")
-        found = self._problems.get("ledger_unavailable")
-        if found is not None:
-            raise LedgerUnavailable(found.message, found.remedy)
-        if _identity(self._ledger_path) != held.file:
-            # An open SQLite file outlives its name: reading on would serve grants that were withdrawn elsewhere.
-            raise LedgerUnavailable(f"{self._ledger_path} is gone or was replaced.", "Put it back; it is opened again.")
-        return held.ledger, held.keys
+    def standing(self, key: bytes, least: int = 0) -> Held:
+        """What somebody allows: `ReplicaLedger.standing`."""
+        return self.ledger.standing(key, least)
 
     def chain(self, surface: str, field: str) -> Chain:
         """The policy of a surface; '' is the default one.
@@ -183,23 +139,25 @@ class Replica:
         self._look_for_snapshots()
 
     def watch(self, changed: Callable[[], None], patience: float) -> None:
-        """Look at once and then every `watch_seconds`, in threads of their own, and call `changed` after each look.
+        """Look at once, and then at the ledger every `consent_poll_seconds` and at the pointer every `watch_seconds`, in threads
+        of their own; call `changed` after each look.
 
         Args:
             patience: seconds to wait for the first looks; a snapshot that is still being fetched then is taken up later.
         """
+
+        def run(look: Callable[[], None], done: threading.Event, pause: float) -> None:
+            while not self._stopping.is_set():
+                look()
+                changed()
+                done.set()
+                self._stopping.wait(pause)
+
         looks = (self._look_for_ledger, self._look_for_snapshots)
-        for look, done in zip(looks, self._looked, strict=True):
-
-            def run(look: Callable[[], None] = look, done: threading.Event = done) -> None:
-                while not self._stopping.is_set():
-                    look()
-                    changed()
-                    done.set()
-                    self._stopping.wait(self.settings.watch_seconds)
-
+        pauses = (self.settings.consent_poll_seconds, self.settings.watch_seconds)
+        for look, done, pause in zip(looks, self._looked, pauses, strict=True):
             name = look.__name__.replace("_look_for_", "bodega-")
-            self._watchers.append(threading.Thread(target=run, name=name, daemon=True))
+            self._watchers.append(threading.Thread(target=run, args=(look, done, pause), name=name, daemon=True))
         for watcher in self._watchers:
             watcher.start()
         until = time.monotonic() + patience
@@ -219,81 +177,26 @@ class Replica:
                 _JOIN_SECONDS
             )  # one that fetches may take longer, and holds nothing that a process needs to end
         self.snapshots.close()
-        if self._ledger is not None:
-            self._ledger.ledger.close()
-            self._ledger = None
+        self.ledger.close()
 
-    def _look_at_ledger(self) -> None:
-        held = self._ledger
-        found = _identity(self._ledger_path)
-        if held is not None and found == held.file:
-            self._check_forward(held.ledger)
-        else:
-            if held is not None and found is None:
-                # A new, empty ledger in its place would hide the loss from the operator.
-                raise LedgerUnavailable(f"{self._ledger_path} is gone.", "Put it back.")
-            self._ledger = self._open_ledger()
-            if held is not None:
-                held.ledger.close()
-        self._ledger_heard = time.monotonic()
-
-    def saw(self, sequence: int) -> None:
-        """Remember how far the ledger has come: it may not be found further back, not by the next process either."""
-        with self._lock:
-            self._highest = max(self._highest, sequence)
-        self._mark.keep(sequence, "")
-
-    def _check_forward(self, ledger: Ledger) -> None:
-        """A ledger that went back, as one from a backup does, has lost withdrawals that were acknowledged.
-
-        It may have come as far again since, by other changes: its audit log then tells of another past.
-        """
-        sequence = ledger.sequence()
+    def _night(self) -> tuple[int, str]:
+        """How far the ledger had come for the snapshot in service, and the head of its audit log there."""
         served = self.served
         lineage = served.snapshot.manifest.lineage if served is not None else Lineage(run="")
-        night = (lineage.ledger_sequence, lineage.audit_head)
-        highest = max(self._highest, night[0])
-        if sequence < highest:
-            raise LedgerUnavailable(f"The consent ledger stands at {sequence}, it was at {highest} before.", _RESTORE)
-        for at, head in (self._seen, night):
-            if head and ledger.audit_head(at) != head:
-                raise LedgerUnavailable(f"The consent ledger tells of another past than it did at {at}.", _RESTORE)
-        self._seen = (sequence, ledger.audit_head(sequence))
-        with self._lock:
-            self._highest = max(self._highest, sequence)
-        self._mark.keep(*self._seen)
+        return lineage.ledger_sequence, lineage.audit_head
 
-    def _open_ledger(self) -> _OpenLedger:
-        if not Path(self.settings.out).is_dir():
-            raise LedgerUnavailable(
-                f"The folder {self.settings.out} does not exist.", "Run the night into it, or mend out=."
-            )
-        if _identity(self._ledger_path) is not None and not self._ledger_path.stat().st_size:
-            raise LedgerUnavailable(f"{self._ledger_path} is empty.", "Restore it, or remove it to begin a new one.")
-        ledger = Ledger.open(self.settings.ledger, self.vocabulary)
-        try:
-            # Keys are made for a new ledger alone: others would not find the people of an old one.
-            keys = UserKeys.load(self.settings.keys, create=ledger.sequence() == 0)
-            ledger.bind(keys.stable.key_id)
-            if not self._highest:
-                self._seen = self._mark.read()
-                self._highest = self._seen[0]
-            self._check_forward(ledger)
-        except BodegaError:
-            ledger.close()
-            raise
-        return _OpenLedger(ledger, keys, _identity(self._ledger_path) or (0, 0))
-
-    def _look_for_ledger(self) -> None:
+    def _look_for_ledger(self, thoroughly: bool = False) -> None:
         with self._looking:
-            self._tell(_LEDGER_CODES, _caught("ledger_unavailable", self._look_at_ledger))
+            self.ledger.look(thoroughly)
+            fault = self.ledger.fault
+            self._tell(_LEDGER_CODES, {} if fault is None else {"ledger_unavailable": fault})
 
     def _look_for_snapshots(self) -> None:
         before = self.served
         self._tell(_SNAPSHOT_CODES, _caught("snapshot_refused", self.snapshots.look))
         if self.served is not before:
             self._damaged = None
-            self._look_for_ledger()  # the snapshot says how far it had come, and by which past
+            self._look_for_ledger(thoroughly=True)  # the snapshot says how far it had come, and by which past
 
     def _tell(self, codes: Sequence[str], found: Mapping[str, BodegaError]) -> None:
         """Put what was found in the place of what was known under these codes, and log what changed."""
@@ -313,11 +216,3 @@ def _caught(code: str, step: Callable[[], Mapping[str, BodegaError] | None]) -> 
         return step() or {}
     except Exception as failure:  # noqa: BLE001 - whatever happens, the watcher goes on and what serves serves on
         return {code: failure if isinstance(failure, BodegaError) else unforeseen(failure)}
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino

@@ -153,7 +153,7 @@ class Server:
 
     def _tell_health(self) -> None:
         up, down = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
-        ready, consent = self.replica.ready, self.replica.ledger_ready
+        ready, consent = self.replica.ready, self.replica.ledger.available
         for name, good in ((_WHOLE, ready), (_RANKING, ready), (_CONSENT, consent), (_ADMIN, True), (_FEEDBACK, False)):
             self._health.set(name, up if good else down)
 

@@ -59,6 +59,9 @@ class ServeSettings:
     default_surface: str = "home"
     watch_seconds: float = 1.0
     retry_seconds: float = 30.0
+    consent_bound_seconds: float = 1.0
+    consent_poll_seconds: float = 0.1
+    ledger_patience_seconds: float = 3.0
     verify: bool = True
     cache: str = ""  # folder; "": hash at every start
     cache_gib: float = 64.0
@@ -114,6 +117,9 @@ class ServeSettings:
             ("max_metadata_bytes", self.max_metadata_bytes, 1024, 2**20),
             ("watch_seconds", self.watch_seconds, 0.01, 60),
             ("retry_seconds", self.retry_seconds, 0.01, 3600),
+            ("consent_bound_seconds", self.consent_bound_seconds, 0.05, 60),
+            ("consent_poll_seconds", self.consent_poll_seconds, 0.005, self.consent_bound_seconds / 2),
+            ("ledger_patience_seconds", self.ledger_patience_seconds, 1, 60),
             ("drain_seconds", self.drain_seconds, 0, 3600),
             ("cache_gib", self.cache_gib, 0.001, 1_000_000),
         ):

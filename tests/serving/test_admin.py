@@ -130,7 +130,8 @@ def test_the_audit_log_says_who_changed_what_is_served(shop: Shop) -> None:
     with shop.served() as (server, _), operator_of(server) as operator:
         operator.rollback_snapshot("worse clicks")
         operator.promote_snapshot(new)
-        rows = server.replica.consent()[0].audit_rows(2)
+        with server.replica.ledger.at_work() as (ledger, _):
+            rows = ledger.audit_rows(2)
     assert [(row.action, row.actor, json.loads(row.detail)) for row in rows] == [
         ("snapshot_rolled_back", "operator", {"snapshot": old, "because": "worse clicks"}),
         ("snapshot_promoted", "operator", {"snapshot": new}),
@@ -160,7 +161,8 @@ def test_the_command_does_it_through_a_server_or_on_the_folder(
         by_hand = ("--store", shop.snapshots, "--out", str(shop.out))
         assert run("rollback", "--reason", "by hand", *by_hand)[0] == 0
         assert Registry(shop.snapshots).current() == old
-        (row,) = server.replica.consent()[0].audit_rows(1)
+        with server.replica.ledger.at_work() as (ledger, _):
+            (row,) = ledger.audit_rows(1)
         assert (row.action, json.loads(row.detail)) == ("snapshot_rolled_back", {"snapshot": old, "because": "by hand"})
         assert "no ledger" in run("promote", old, "--store", shop.snapshots, "--out", str(shop.out / "empty"))[1]
         assert client.status().snapshot.snapshot_id == new  # until it looks

@@ -252,7 +252,8 @@ def test_each_error_of_the_tree_has_a_status(kind: type[errors.BodegaError]) -> 
     error = kind("/secret/path.db", *of_a_file[kind]) if kind in of_a_file else kind(*words)
     fault = fault_of(error)
     assert fault.code is not Code.OK and fault.reason and fault.message and fault.remedy
-    callers_own = issubclass(kind, (errors.RequestError, errors.ConsentError)) and kind is not errors.LedgerUnavailable
+    callers_own = issubclass(kind, (errors.RequestError, errors.ConsentError))
+    callers_own = callers_own and not issubclass(kind, errors.LedgerUnavailable)
     assert ("secret" in fault.message + fault.remedy) is callers_own
     assert (fault.retry_after is not None) is (fault.code is Code.UNAVAILABLE)
 
