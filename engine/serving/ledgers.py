@@ -27,7 +27,7 @@ from engine.serving.settings import ServeSettings
 from engine.serving.snapshots import unforeseen
 
 _log = structlog.get_logger("bodega.ledger")
-_TURN_SECONDS = 0.25
+_TURN_SECONDS = 0.05  # some ten writes long
 _RESTORE = (
     "Restore the newer ledger: withdrawals are missing from this one. If they are to be lost, remove ledger-seen.json "
     "from the cache and publish a night on this ledger."

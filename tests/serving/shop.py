@@ -122,7 +122,8 @@ class Shop:
     @contextmanager
     def served(self, *overrides: str) -> Iterator[tuple[Server, Client]]:
         """A server in this process, and a client of it."""
-        server = Server(self.settings("port=0", "watch_seconds=0.05", "consent_poll_seconds=0.02", "drain_seconds=2", *overrides))
+        quick = ("port=0", "watch_seconds=0.05", "consent_poll_seconds=0.02", "drain_seconds=2")
+        server = Server(self.settings(*quick, *overrides))
         server.start()
         try:
             with Client(f"127.0.0.1:{server.port}", timeout=20) as client:
