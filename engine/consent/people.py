@@ -25,6 +25,7 @@ _ROW = struct.Struct("<16sQBqqq")  # the fields of Held
 _DTYPE = np.dtype(
     [("key", "S16"), ("granted", "<u8"), ("preference", "u1"), ("sequence", "<i8"), ("erased_at", "<i8"), ("erasure", "<i8")]
 )  # fmt: skip
+_SIZE, _UNPACK, _NEW = _ROW.size, _ROW.unpack_from, tuple.__new__
 _FIRST = struct.Struct(">Q").unpack_from
 _HEADER = 4096  # bytes; rows begin here
 _FORMAT = 1
@@ -75,9 +76,9 @@ class People:
         """
         bucket = _FIRST(key)[0] >> self._shift
         for row in range(self._starts[bucket], self._starts[bucket + 1]):
-            found = _ROW.unpack_from(self._buffer, row * _ROW.size)
+            found = _UNPACK(self._buffer, row * _SIZE)
             if found[0] == key:
-                return Held._make(found)
+                return _NEW(Held, found)  # what Held._make does, in half the time
         return None
 
     def with_moved(self, moved: Collection[Held], origin: Origin) -> People:

@@ -56,6 +56,7 @@ class ReplicaLedger:
         self._settings = settings
         self._vocabulary = vocabulary
         self._night = night
+        self._bound = settings.consent_bound_seconds
         self._file = _file_of(settings.ledger)
         self._folder = Path(settings.cache or settings.out)
         self._mark = LedgerMark(self._folder / "ledger-seen.json")
@@ -102,7 +103,7 @@ class ReplicaLedger:
             ConsentStale: the ledger was not heard within the bound, or not as far as the token.
             LedgerUnavailable: it is not open, is not the one that was known, or fails for longer than the bound.
         """
-        opened, bound = self._opened, self._settings.consent_bound_seconds
+        opened, bound = self._opened, self._bound
         if opened is None:
             raise self._refusal()
         mirror = opened.mirror
