@@ -8,14 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-import structlog
-
 from engine.consent.changes import Held
 from engine.consent.tokens import sequence_of
 from engine.consent.vocabulary import Level, Vocabulary
 from engine.errors import ConsentStale, LedgerUnavailable
-
-_log = structlog.get_logger("bodega.consent")
 
 
 class Knowing(Protocol):
@@ -91,11 +87,9 @@ def footing(replica: Knowing, signals: Signals, default_level: int) -> Footing:
         return Footing("minor", Level.NONE)
     try:
         standing = replica.standing(signals.key, least)
-    except ConsentStale as error:
-        _log.warning("consent_stale", error=error.message)
+    except ConsentStale:
         return Footing("consent_stale", Level.NONE)
-    except LedgerUnavailable as error:
-        _log.warning("consent_unavailable", error=error.message)
+    except LedgerUnavailable:
         return Footing("consent_unavailable", Level.NONE)
     # A caller may lower what the person chose, and never raise it.
     level = int(signals.level or standing.preference or default_level)

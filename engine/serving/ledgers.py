@@ -65,6 +65,7 @@ class ReplicaLedger:
         self._seen = (0, "")  # a sequence and the head of the audit log at it
         self._checked = float("-inf")
         self._was_open = False
+        self._silent = False  # and replies were made without what was known
         self._lock = threading.Lock()
         # A ledger that hangs must not take every thread that lists need.
         self._room = threading.BoundedSemaphore(max(1, settings.threads // 2))
@@ -111,9 +112,12 @@ class ReplicaLedger:
             _try_to_hear(mirror, bound)
         silence = clock() - mirror.heard
         if silence > bound:
+            self._tell_silence(True)
             if self.fault is not None:
                 raise self._refusal()
             raise ConsentStale(f"The consent ledger was not heard for {silence:.1f} s.", "Try again.")
+        if self._silent:
+            self._tell_silence(False)
         if mirror.sequence < least:
             raise ConsentStale("The ledger has not heard the state of the token yet.", "Try again.")
         return mirror.held(key)
@@ -239,6 +243,15 @@ class ReplicaLedger:
                 raise LedgerReplaced(f"The consent ledger tells of another past than it did at {at}.", _RESTORE)
         self._seen = (sequence, ledger.audit_head(sequence))
         self._saw(*self._seen)
+
+    def _tell_silence(self, silent: bool) -> None:
+        """Once, and not with every reply."""
+        with self._lock:
+            told, self._silent = self._silent is silent, silent
+        if not told and silent:
+            _log.warning("consent_stale", bound_seconds=self._bound, silence=round(self.silence, 3))
+        elif not told:
+            _log.info("consent_stale_over")
 
     def _refuse_another_file(self, opened: _Opened) -> None:
         # An open SQLite file outlives its name: what is written to it now would be lost.

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -146,12 +147,17 @@ class Process:
 
     def __init__(self, overrides: Sequence[str]) -> None:
         began = time.monotonic()
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - a pipe that nobody empties would stop the server
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "engine.serving", *overrides], stderr=subprocess.PIPE, text=True, cwd="/"
+            [sys.executable, "-m", "engine.serving", *overrides], stderr=self._said, cwd="/"
         )
-        self.lines: list[str] = []
         self.address = self._await_address()
         self.seconds_to_listen = time.monotonic() - began
+
+    @property
+    def lines(self) -> list[str]:
+        """What it has said so far, in whole lines."""
+        return os.pread(self._said.fileno(), os.fstat(self._said.fileno()).st_size, 0).decode().split("\n")[:-1]
 
     @property
     def pid(self) -> int:
@@ -164,10 +170,8 @@ class Process:
 
     def terminate(self) -> int:
         """SIGTERM; returns the exit code."""
-        self._process.send_signal(signal.SIGTERM)
-        _, rest = self._process.communicate(timeout=60)
-        self.lines += rest.splitlines()
-        return self._process.returncode
+        self.send_sigterm()
+        return self.wait()
 
     def send_sigterm(self) -> None:
         """SIGTERM, without waiting."""
@@ -175,23 +179,26 @@ class Process:
 
     def wait(self) -> int:
         """Wait for the end; returns the exit code."""
-        _, rest = self._process.communicate(timeout=60)
-        self.lines += rest.splitlines()
-        return self._process.returncode
+        return self._process.wait(60)
 
     def kill(self) -> None:
         """SIGKILL, if it still runs."""
         if self._process.poll() is None:
             self._process.kill()
-            self._process.communicate(timeout=60)
+            self._process.wait(60)
 
     def _await_address(self) -> str:
-        assert self._process.stderr is not None
-        for line in self._process.stderr:
-            self.lines.append(line)
-            if line.startswith("{") and (event := json.loads(line)).get("event") == "listening":
-                return str(event["address"])
-        raise AssertionError(f"The server ended before it listened: {''.join(self.lines)}")
+        until = time.monotonic() + 120
+        while time.monotonic() < until:
+            ended = self._process.poll() is not None
+            for line in self.lines:
+                if line.startswith("{") and (event := json.loads(line)).get("event") == "listening":
+                    return str(event["address"])
+            if ended:
+                break
+            time.sleep(0.01)
+        self.kill()
+        raise AssertionError(f"The server did not listen: {self.lines}")
 
 
 @cache
