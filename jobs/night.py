@@ -118,6 +118,8 @@ def night(settings: Settings, begins: bool = True, looks: bool = False) -> Itera
         raise SettingsError(
             f"run is '{settings.run}'.", "Use letters, digits and . _ = - only, a letter or digit first."
         )
+    if settings.store.keep < 0:
+        raise SettingsError(f"store.keep is {settings.store.keep}.", "Keep 0 or more, beside what serves.")
     if settings.buckets < 0 or settings.neighbours < 1:
         raise SettingsError("buckets must be 0 or more, and neighbours at least 1.", "Correct the command.")
     if not (settings.popularity_days > 0 and settings.evaluate.holdout_days > 0):

@@ -125,6 +125,7 @@ def test_settings_arrive_typed_and_nothing_is_left_behind(toy: Path) -> None:
         ("keep", "'keep' cannot be read as key=value."),
         ("keep=-1", "keep is negative."),
         ("--multirun", "--multirun is not supported."),
+        ("data=null", "A group is set to what is no name."),
     ],
 )
 def test_a_wrong_setting_is_refused_in_one_line_with_code_2(toy: Path, argument: str, told: str) -> None:
