@@ -123,7 +123,7 @@ def child(out: Path, people: int) -> dict[str, float]:
     return told
 
 
-def best(ask: Callable[[bytes], object], asked: list[bytes], blocks: int = 5) -> float:
+def best(ask: Callable[[bytes], object], asked: list[bytes], blocks: int = 20) -> float:
     """Microseconds a call in the best of some blocks: what other work on the machine adds is not the code's."""
     size = len(asked) // blocks
     found = []

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import ClassVar
 
 import numpy as np
@@ -19,6 +21,7 @@ _GRANTABLE = (1 << MAX_BITS) - 1
 _OUT = np.float32(-np.inf)
 _EVERY = np.arange(4096)
 _EVERY.flags.writeable = False
+_NOTHING: Mapping[str, int] = MappingProxyType({})
 
 
 def allowed(basis: NDArray[np.uint64], granted: int) -> NDArray[np.bool_]:
