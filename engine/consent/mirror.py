@@ -104,15 +104,19 @@ class Mirror:
                 self._state, head = (people, {}), people.origin.sequence
             self.sequence, self.heard = head, began
 
-    def settle(self) -> bool:
-        """Put those who moved among the others, where they are many or it is long since. Replies go on meanwhile.
+    @property
+    def unsettled(self) -> bool:
+        """Whether those who moved are many, or it is long since."""
+        moved = self._state[1]
+        return bool(moved) and (len(moved) >= _MANY or clock() - self._oldest >= _LONG)
+
+    def settle(self) -> None:
+        """Put those who moved among the others. It takes its time, in one thread; replies and looks go on meanwhile.
 
         Raises:
             LedgerUnavailable: the ledger does not answer.
         """
         people, moved = self._state
-        if not moved or (len(moved) < _MANY and clock() - self._oldest < _LONG):
-            return False
         with self._alone():
             began, sequence, now = clock(), self.sequence, dict(moved)
         origin = _origin(self._ledger, self._stable_key, sequence)
@@ -121,7 +125,6 @@ class Mirror:
             left = {key: held for key, held in moved.items() if now.get(key) is not held}
             if self._state[0] is people:  # else it was all read anew meanwhile
                 self._state, self._oldest = (settled, left), began
-        return True
 
     @contextmanager
     def _alone(self, patience: float = -1) -> Iterator[None]:

@@ -30,6 +30,7 @@ _FIRST = struct.Struct(">Q").unpack_from
 _HEADER = 4096  # bytes; rows begin here
 _FORMAT = 1
 _PIECE = 1 << 24  # bytes checked or written at a time
+_ROWS = 1 << 16  # worked on at a time
 _MOST_INDEX_BITS = 24
 
 
@@ -59,10 +60,13 @@ class People:
         # Keys are hashes, so their first bits say to about a row where one stands.
         bits = min(max(len(rows).bit_length(), 1), _MOST_INDEX_BITS)
         self._shift = 64 - bits
-        keys = np.ascontiguousarray(rows["key"]).view(">u8").reshape(-1, 2)
         starts = np.zeros((1 << bits) + 1, np.uint32)
-        buckets = (keys[:, 0] >> np.uint64(self._shift)).astype(np.int64)
-        np.cumsum(np.bincount(buckets, minlength=1 << bits), out=starts[1:])
+        for piece in _pieces(len(rows)):
+            keys = np.ascontiguousarray(rows["key"][piece]).view(">u8").reshape(-1, 2)
+            buckets = (keys[:, 0] >> np.uint64(self._shift)).astype(np.int64)
+            first, last = int(buckets[0]), int(buckets[-1])
+            starts[first + 1 : last + 2] += np.bincount(buckets - first).astype(np.uint32)
+        np.cumsum(starts, out=starts)
         self._starts = starts.data
 
     def __len__(self) -> int:
@@ -85,14 +89,22 @@ class People:
         """These and others, who take the place of the same person's."""
         fresh = np.array([tuple(held) for held in moved], _DTYPE)
         fresh = fresh[np.argsort(fresh["key"])]
-        keys = np.ascontiguousarray(self.rows["key"])
-        place = np.searchsorted(keys, fresh["key"])
-        known = np.zeros(len(fresh), bool)
-        inside = place < len(keys)
-        known[inside] = keys[place[inside]] == fresh["key"][inside]
-        rows = self.rows.copy()
-        rows[place[known]] = fresh[known]
-        return People(np.insert(rows, place[~known], fresh[~known]), origin)
+        made = np.empty(len(self.rows) + len(fresh), _DTYPE)
+        size = begun = 0
+        for piece in _pieces(len(self.rows)) or [slice(0, 0)]:
+            rows = self.rows[piece].copy()
+            last = piece.stop == len(self.rows)
+            end = len(fresh) if last else begun + int(np.searchsorted(fresh["key"][begun:], rows["key"][-1], "right"))
+            mine = fresh[begun:end]
+            place = np.searchsorted(rows["key"], mine["key"])
+            known = np.zeros(len(mine), bool)
+            inside = place < len(rows)
+            known[inside] = rows["key"][place[inside]] == mine["key"][inside]
+            rows[place[known]] = mine[known]
+            rows = np.insert(rows, place[~known], mine[~known])
+            made[size : size + len(rows)] = rows
+            size, begun = size + len(rows), end
+        return People(made[:size], origin)
 
     def save(self, path: Path) -> None:
         """Write the file, readable by its owner alone; it appears under its name only when whole.
@@ -117,6 +129,11 @@ class People:
         except OSError:
             unfinished.unlink(missing_ok=True)
             raise
+
+
+def _pieces(rows: int) -> list[slice]:
+    """Rows a few at a time: NumPy keeps the interpreter to itself for as long as a step takes, and replies wait."""
+    return [slice(start, min(start + _ROWS, rows)) for start in range(0, rows, _ROWS)]
 
 
 def rows_of(state: State) -> NDArray[np.void]:

@@ -65,6 +65,7 @@ class ReplicaLedger:
         self._seen = (0, "")  # a sequence and the head of the audit log at it
         self._checked = float("-inf")
         self._was_open = False
+        self._settling = threading.Thread()  # none yet
         self._silent = False  # and replies were made without what was known
         self._lock = threading.Lock()
         # A ledger that hangs must not take every thread that lists need.
@@ -200,8 +201,10 @@ class ReplicaLedger:
             self._checked = clock()
             self._check_forward(opened.ledger)
         opened.mirror.catch_up()
-        if due:
-            opened.mirror.settle()
+        if opened.mirror.unsettled and not self._settling.is_alive():
+            # Aside: with millions of people it takes longer than the bound, and looks must go on.
+            self._settling = threading.Thread(target=_settle, args=(opened.mirror,), name="bodega-settle", daemon=True)
+            self._settling.start()
 
     def _open(self) -> _Opened:
         settings, found = self._settings, _identity(self._file)
@@ -269,6 +272,13 @@ class ReplicaLedger:
         if fault is None:
             return LedgerUnavailable("The consent ledger is not open.", "See AdminService.GetStatus for the cause.")
         return LedgerUnavailable(fault.message, fault.remedy)
+
+
+def _settle(mirror: Mirror) -> None:
+    try:
+        mirror.settle()
+    except BodegaError as error:
+        _log.warning("consent_not_settled", error=error.message)
 
 
 def _try_to_hear(mirror: Mirror, patience: float) -> None:

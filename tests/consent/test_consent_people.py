@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.consent import people as module
 from engine.consent.changes import Held
 from engine.consent.people import Origin, People, load, rows_of
 from engine.consent.replay import State
+
+
+@pytest.fixture(autouse=True, scope="module", params=[1, 7, 1 << 16], ids=lambda rows: f"{rows} rows a piece")
+def piece(request: pytest.FixtureRequest) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_ROWS", request.param)
+        yield
+
 
 ORIGIN = Origin(stable_key="k", vocabulary="v", sequence=7, audit_head="h")
 HELD = st.builds(

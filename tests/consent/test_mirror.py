@@ -211,11 +211,12 @@ def test_those_who_moved_are_put_among_the_others_after_a_while_and_replies_go_o
     for n in range(5):
         record(key(n), "+profile/web")
     known = opened(ledger, tmp_path / "p")
-    assert not known.settle(), "nobody moved"
+    assert not known.unsettled, "nobody moved"
     record(key(1), "-profile/web")
     known.catch_up()
-    assert not known.settle(), "few, and not long ago"
+    assert not known.unsettled, "few, and not long ago"
     monkeypatch.setattr(mirror, "_LONG", 0.0)
+    assert known.unsettled
     original = People.with_moved
 
     def meanwhile(people: People, *given: Any) -> People:
@@ -225,7 +226,7 @@ def test_those_who_moved_are_put_among_the_others_after_a_while_and_replies_go_o
         return original(people, *given)
 
     monkeypatch.setattr(People, "with_moved", meanwhile)
-    assert known.settle()
+    known.settle()
     assert [known.held(key(n)) for n in range(5)] == [held_of(ledger, key(n)) for n in range(5)]
     assert files(tmp_path / "p") == ["00000000000000000006.people"], "the older one, with what was withdrawn, is gone"
 
