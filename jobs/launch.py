@@ -228,7 +228,8 @@ def _explain(error: Exception, kind: type[Any], folder: Path) -> SettingsError |
         return _unknown(found[1], [*_keys(kind), *_groups(folder)])
     if isinstance(error, ValueError) and str(error).startswith("Config group override must be"):
         return SettingsError(
-            "A group is set to what is no name.", "Name one of its configs, as in gates=default, or set single keys of it."
+            "A group is set to what is no name.",
+            "Name one of its configs, as in gates=default, or set single keys of it.",
         )
     if isinstance(error, HydraException) or (isinstance(error, ValueError) and "--" in str(error)):
         return SettingsError(_one_line(str(error).partition("See https://")[0]), "Run with --help to see the settings.")

@@ -34,6 +34,7 @@ OWNERS = {
     "triton": {"kernels"},
     "polars": {"activity", "two_tower", "jobs"},
     "sqlalchemy": {"consent", "serving"},
+    "psycopg": {"consent"},
 }
 # Where an owner may import only inside a function, because the room must work without it.
 LAZY = {"kernels": {"torch", "cupy", "triton"}, "jobs": {"torch", "cupy", "ray", "hydra"}}

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, delete, func, insert, select
 from engine.consent import audit
 from engine.consent.changes import Erasure, moment
 from engine.consent.recording import salted_receipt, spent
-from engine.consent.tables import CHANGES, PUT_ERASED, SPENT, TOMBSTONES
+from engine.consent.tables import CHANGES, PUT_CURRENT, SPENT, TOMBSTONES
 
 MODEL_BOUND = timedelta(days=7)  # within which the weights are to be fitted again without the person
 
@@ -57,7 +57,8 @@ def erase_person(connection: Connection, key: bytes, actor: str, request_id: str
     connection.execute(delete(CHANGES).where(CHANGES.c.user_key == key))
     connection.execute(insert(TOMBSTONES), tombstone)
     bare = {"user_key": key, "granted": "", "preference": 0, "sequence": sequence}
-    connection.execute(PUT_ERASED, bare | {"erased_at": erased_at, "erasure": sequence})
+    erased = bare | {"erased_at": erased_at, "erasure": sequence}
+    connection.execute(PUT_CURRENT[connection.dialect.name].erased, erased)
     audit.append(connection, head, now, actor, "person_erased", {"receipt": audit.digest(receipt)}, sequence)
     return Erasure(receipt, moment(erased_at), sequence) if fresh else _receipt(first[receipt])
 

@@ -71,6 +71,11 @@ def checked_grants(table: pa.Table, vocabulary: Vocabulary, now: int) -> pa.Tabl
             "Correct the times: such a row would outlast every withdrawal until then.",
         )
     filled = {name: pc.fill_null(table.column(name), "") for name in ("notice_version", "actor")}
+    for name, column in filled.items():
+        if pc.any(pc.match_substring(column, "\0")).as_py():
+            raise ConsentError(
+                f"Grants: column '{name}' holds a NUL character.", "Take it out: not every store keeps it."
+            )
     filled["occurred_at"] = when
     table = pa.table({name: filled.get(name, table.column(name)) for name in KEYED_GRANTS.names})
     table = table.group_by(KEYED_GRANTS.names, use_threads=False).aggregate([])
@@ -101,6 +106,7 @@ def import_rows(connection: Connection, table: pa.Table, vocabulary: Vocabulary,
     STAGED.create(connection, checkfirst=True)
     people = changes = 0
     brought = hashlib.sha256()
+    put = PUT_CURRENT[connection.dialect.name].moved
     for batch in _batches(table):
         past = _past_of(connection, list(batch)) if head.sequence else {}
         lines: list[tuple[Any, ...]] = []
@@ -126,7 +132,7 @@ def import_rows(connection: Connection, table: pa.Table, vocabulary: Vocabulary,
                 people += 1
                 current.append((key, advance(before.state, tuple(effects)), before.preference, sequence))
         insert_many(connection, insert(CHANGES), _LINE, lines)
-        insert_many(connection, PUT_CURRENT, CURRENT_STATE, current)
+        insert_many(connection, put, CURRENT_STATE, current)
         for line in lines:
             brought.update(repr(line).encode())
         changes += len(lines)

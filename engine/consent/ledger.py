@@ -5,14 +5,13 @@ Writers go one after the other and move the projection in the transaction that a
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
-from sqlalchemy import Connection, Engine, Select, select, update
+from sqlalchemy import Connection, Select, select, update
 
 from engine.consent import audit, imports, replay
 from engine.consent.audit import AuditCheck, AuditRow
@@ -29,9 +28,10 @@ from engine.consent.changes import (
 )
 from engine.consent.erasure import erase_person
 from engine.consent.lookup import LookUp
-from engine.consent.opening import open_engine
+from engine.consent.opening import open_store
 from engine.consent.recording import lines_of, record_lines
-from engine.consent.tables import CHANGES, CURRENT, LEDGER, stream, told
+from engine.consent.store import Store
+from engine.consent.tables import CHANGES, CURRENT, LEDGER, stream
 from engine.consent.vocabulary import Level, Vocabulary
 from engine.errors import ConsentError, LedgerUnavailable
 from engine.identity import KEY_BYTES
@@ -40,28 +40,27 @@ from engine.identity import KEY_BYTES
 class Ledger:
     """One deployment's ledger; threads may share it. Make it with `Ledger.open`."""
 
-    def __init__(self, engine: Engine, vocabulary: Vocabulary) -> None:
+    def __init__(self, store: Store, vocabulary: Vocabulary) -> None:
         self.vocabulary = vocabulary
         self._bits = {f"{p}/{s}": vocabulary.mask(p, s) for p in vocabulary.purposes for s in vocabulary.sources}
-        self._engine = engine
-        self._writer = engine.execution_options(writes=True)
-        self._writing = threading.Lock()  # threads queue here, where waiting is fair, and not at the file's lock
-        self._failures: type[BaseException] = engine.dialect.loaded_dbapi.Error
-        self._look_up = LookUp(engine, self._bits)
+        self._store = store
+        self._look_up = LookUp(store, self._bits)
 
     @classmethod
     def open(cls, url: str, vocabulary: Vocabulary, patience: float = 10.0) -> Ledger:
-        """Open a ledger, and make it, readable by its owner alone, where there is none.
+        """Open a ledger, and make it where there is none.
 
         Args:
-            url: `sqlite:////absolute/path.db`.
+            url: `sqlite:////absolute/path.db`, readable by its owner alone; or `postgresql://user@host:port/database`, the
+                primary, which needs the extra `postgres`.
             vocabulary: gives names their bits. The ledger holds names, so that the vocabulary may grow.
-            patience: seconds that a writer waits for another process before it gives up.
+            patience: seconds that a writer waits for another process before it gives up; with a server, after which every
+                call gives up, and one that has much to read or to write once the server has been silent for so long.
 
         Raises:
             LedgerUnavailable: it cannot be opened, is damaged, or is of a newer format.
         """
-        return cls(open_engine(url, patience), vocabulary)
+        return cls(open_store(url, patience), vocabulary)
 
     def bind(self, key_id: str) -> None:
         """Tie the ledger to the stable key that names people in it; the first caller decides.
@@ -73,8 +72,9 @@ class Ledger:
             LedgerUnavailable: its people are named by another key, so that none would be found, and a withdrawal would be
                 written beside the grant that it means.
         """
-        with self._writing, told("written", self._failures), self._writer.begin() as connection:
-            held = connection.execute(select(LEDGER.c.stable_key)).scalar_one()
+        _check_texts(key_id)
+        with self._store.recording() as connection:
+            held = connection.execute(select(LEDGER.c.stable_key).with_for_update()).scalar_one()
             if not held:
                 connection.execute(update(LEDGER).values(stable_key=key_id))
         if held and held != key_id:
@@ -107,12 +107,13 @@ class Ledger:
         Raises:
             ConsentError: nothing to record, an unknown name, a bad preference or time, or a request id that was used
                 for something else.
-            LedgerUnavailable: the store failed; nothing was recorded.
+            LedgerUnavailable: the store failed. Nothing was recorded, unless it failed while it said so: sent again under
+                its request id, the call is recorded once, and gets the first answer.
         """
         self._check(key, changes, preference, occurred_at)
         _check_texts(notice_version, actor, request_id)
         lines, effects = lines_of(changes, preference, self.vocabulary.sources)
-        with self._recording() as connection:
+        with self._store.recording() as connection:
             about = {
                 "user_key": key,
                 "notice_version": notice_version,
@@ -136,11 +137,11 @@ class Ledger:
 
         Raises:
             ConsentError: the key is not 16 bytes, or a text is not Unicode.
-            LedgerUnavailable: the store failed; nothing was erased.
+            LedgerUnavailable: the store failed. Nothing was erased, unless it failed while it said so: send it again.
         """
         _check_key(key)
         _check_texts(actor, request_id)
-        with self._recording() as connection:
+        with self._store.recording() as connection:
             return erase_person(connection, key, actor, request_id, _now())
 
     def standing(self, key: bytes) -> Standing:
@@ -159,7 +160,7 @@ class Ledger:
         Raises:
             LedgerUnavailable: the store failed.
         """
-        with self._reading() as connection:
+        with self._store.reading() as connection:
             return _head(connection)
 
     def changes(self, key: bytes, after: int, limit: int) -> list[RecordedChange]:
@@ -181,7 +182,7 @@ class Ledger:
         if limit < 1:
             raise ConsentError(f"A page of {limit} changes was asked for.", "Ask for at least 1.")
         ordered = select(CHANGES).order_by(CHANGES.c.sequence, CHANGES.c.position).where(CHANGES.c.user_key == key)
-        with self._reading() as connection:
+        with self._store.reading() as connection:
             rows = connection.execute(ordered.where(CHANGES.c.sequence > after).limit(limit + 1)).all()
             if len(rows) > limit:
                 cut = rows[limit].sequence
@@ -202,11 +203,11 @@ class Ledger:
 
         Raises:
             ConsentError: a column or a name is wrong; nothing was imported.
-            LedgerUnavailable: the store failed; nothing was imported.
+            LedgerUnavailable: the store failed. Nothing was imported, unless it failed while it said so: import it again.
         """
         now = _now()
         rows = imports.checked_grants(table, self.vocabulary, now)
-        with self._recording() as connection:
+        with self._store.recording(at_length=True) as connection:
             people, changes = imports.import_rows(connection, rows, self.vocabulary, now)
         return Imported(people, changes, table.num_rows - changes)
 
@@ -224,7 +225,7 @@ class Ledger:
             ConsentError: the ledger has not come that far.
             LedgerUnavailable: the store failed or what it holds makes no sense.
         """
-        with self._reading() as connection:
+        with self._store.reading(at_length=True) as connection:
             head = _head(connection)
             if at is None:
                 return replay.current_standings(connection, self._bits), head
@@ -241,7 +242,7 @@ class Ledger:
         Raises:
             LedgerUnavailable: the store failed or what it holds makes no sense.
         """
-        with self._reading() as connection:
+        with self._store.reading(at_length=True) as connection:
             head = _head(connection)
             return replay.current_state(connection, self._bits), head
 
@@ -257,10 +258,12 @@ class Ledger:
         Raises:
             LedgerUnavailable: the store failed or what it holds makes no sense.
         """
-        with self._reading() as connection:
+        with self._store.reading(at_length=True) as connection:
             head = _head(connection)
             moved = select(*replay.STATE_COLUMNS).where(CURRENT.c.sequence > after)
-            yield head, self._held(connection, moved) if head > after else iter(())
+            # Closed before the connection serves somebody else, however far the caller read.
+            with closing(self._held(connection, moved)) as batches:
+                yield head, batches if head > after else iter(())
 
     def audit(self, action: str, actor: str, detail: Mapping[str, Any]) -> None:
         """Add a row to the audit log; on disk when this returns.
@@ -276,7 +279,7 @@ class Ledger:
         """
         audit.checked_action(action, actor)
         audit.canonical(detail)
-        with self._recording() as connection:
+        with self._store.recording() as connection:
             audit.append(connection, audit.locked_head(connection), _now(), actor, action, detail)
 
     def audit_head(self, at_sequence: int | None = None) -> str:
@@ -289,7 +292,7 @@ class Ledger:
         Raises:
             LedgerUnavailable: the store failed.
         """
-        with self._reading() as connection:
+        with self._store.reading() as connection:
             return audit.head_at(connection, at_sequence)
 
     def audit_rows(self, last: int) -> list[AuditRow]:
@@ -298,7 +301,7 @@ class Ledger:
         Raises:
             LedgerUnavailable: the store failed.
         """
-        with self._reading() as connection:
+        with self._store.reading() as connection:
             return audit.last_rows(connection, last)
 
     def verify_audit(self, heads: Sequence[str] = ()) -> AuditCheck:
@@ -311,30 +314,17 @@ class Ledger:
         Raises:
             LedgerUnavailable: the store failed, or holds what cannot be read.
         """
-        with self._reading() as connection:
+        with self._store.reading(at_length=True) as connection:
             return audit.verify(connection, heads)
 
     def close(self) -> None:
         """Let go of the database. Every later call raises LedgerUnavailable."""
         self._look_up.close()
-        self._engine.dispose()
+        self._store.close()
 
-    def _held(self, connection: Connection, statement: Select[Any]) -> Iterator[list[Held]]:
+    def _held(self, connection: Connection, statement: Select[Any]) -> Generator[list[Held], None, None]:
         for rows in stream(connection, statement):
             yield [Held(bytes(key), self._look_up.mask(state), *map(int, numbers)) for key, state, *numbers in rows]
-
-    @contextmanager
-    def _reading(self) -> Iterator[Connection]:
-        self._look_up.refuse_if_closed()
-        # ValueError and TypeError: what the store holds is not what was written to it.
-        with told("read", self._failures, ValueError, TypeError), self._engine.connect() as connection:
-            yield connection
-
-    @contextmanager
-    def _recording(self) -> Iterator[Connection]:
-        self._look_up.refuse_if_closed()
-        with self._writing, told("written", self._failures), self._writer.begin() as connection:
-            yield connection
 
     def _check(
         self, key: bytes, changes: Sequence[Change], preference: int | None, occurred_at: datetime | None
@@ -356,10 +346,13 @@ def _check_key(key: bytes) -> None:
 
 
 def _check_texts(*texts: str) -> None:
+    joined = "".join(texts)
     try:
-        "".join(texts).encode()
+        joined.encode()
     except UnicodeEncodeError:
         raise ConsentError("The notice version, actor or request id is not valid Unicode.", "Send UTF-8.") from None
+    if "\0" in joined:
+        raise ConsentError("The notice version, actor or request id holds a NUL character.", "Send it without.")
 
 
 def _head(connection: Connection) -> int:

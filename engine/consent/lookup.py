@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import lru_cache
+from math import isinf
 from typing import Any
 
-from sqlalchemy import Engine, bindparam, select
+from sqlalchemy import bindparam, select
 
 from engine.consent.changes import STRANGER, Change, Standing, grants_in
+from engine.consent.deadline import answered_within
+from engine.consent.store import Store
 from engine.consent.tables import CURRENT, driver_text, told, unavailable
 from engine.errors import LedgerUnavailable
 
@@ -22,13 +26,13 @@ class LookUp:
     A reader is taken from a heap and put back, so that there are as many as have ever read at once. Threads share it.
     """
 
-    def __init__(self, engine: Engine, bits: Mapping[str, int]) -> None:
-        self._engine = engine
+    def __init__(self, store: Store, bits: Mapping[str, int]) -> None:
+        self._store = store
         self._bits = bits
-        self._failures: type[BaseException] = engine.dialect.loaded_dbapi.Error
+        self._waits = not isinf(store.patience)
         self._readers: deque[tuple[Any, Any]] = deque()
         asked = select(*_COLUMNS).where(CURRENT.c.user_key == bindparam("user_key", b""))
-        self._text, values = driver_text(engine, asked)
+        self._text, values = driver_text(store.engine, asked)
         self._by_position = isinstance(values, tuple)
         self._read_state = lru_cache(1 << 14)(self._parse_state)
         self._closed = False
@@ -36,13 +40,11 @@ class LookUp:
     def standing(self, key: bytes) -> Standing:
         """As `Ledger.standing`, of a key that is long enough."""
         try:
-            try:
-                reader = self._readers.pop()
-            except IndexError:
-                reader = self._open_reader()
-            # A reader that fails is dropped here, not put back.
-            rows = reader[1].execute(self._text, (key,) if self._by_position else {"user_key": key}).fetchall()
-            self._put_back(reader)
+            if self._waits:
+                with answered_within(self._store.patience):
+                    rows = self._rows(key)
+            else:
+                rows = self._rows(key)
             if not rows:
                 return STRANGER
             state, preference, sequence, erased_at, erasure = rows[0]
@@ -53,8 +55,30 @@ class LookUp:
             return Standing(granted, grants, int(preference), int(sequence), known, int(erased_at), int(erasure))
         except LedgerUnavailable:
             raise
-        except (self._failures, OSError, ValueError, TypeError, AttributeError) as error:
+        except (self._store.failures, OSError, ValueError, TypeError, AttributeError) as error:
             raise unavailable("read", error) from error
+
+    def _rows(self, key: bytes, again: bool = True) -> list[Any]:
+        try:
+            reader = self._readers.pop()
+        except IndexError:
+            reader, again = self._open_reader(), False
+        connection, cursor = reader
+        try:
+            rows: list[Any] = cursor.execute(self._text, (key,) if self._by_position else {"user_key": key}).fetchall()
+        except self._store.failures as error:
+            lost = self._store.engine.dialect.is_disconnect(error, connection.driver_connection, cursor)
+            connection.invalidate()
+            if not (again and lost):
+                raise
+        else:
+            self._put_back(reader)
+            return rows
+        # The server was started again, and the others are as old: once more, on a new one.
+        while self._readers:
+            with suppress(IndexError):  # another thread took it
+                self._readers.pop()[0].invalidate()
+        return self._rows(key, again=False)
 
     def mask(self, state: str) -> int:
         """The grants of a stored state as a mask.
@@ -63,11 +87,6 @@ class LookUp:
             ValueError: it is not one.
         """
         return self._read_state(state)[0]
-
-    def refuse_if_closed(self) -> None:
-        """Raises LedgerUnavailable once `close` was called."""
-        if self._closed:
-            raise LedgerUnavailable("The consent ledger is closed.", "Open it again.")
 
     def close(self) -> None:
         """Let go of the readers; those at work are let go of when they come back."""
@@ -80,9 +99,9 @@ class LookUp:
             connection.close()
 
     def _open_reader(self) -> tuple[Any, Any]:
-        self.refuse_if_closed()
-        with told("read", self._failures):
-            connection = self._engine.raw_connection()
+        self._store.refuse_if_closed()
+        with told("read", self._store.failures):
+            connection = self._store.engine.raw_connection()
             return connection, connection.cursor()
 
     def _put_back(self, reader: tuple[Any, Any]) -> None:

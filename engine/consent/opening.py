@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import tempfile
 from datetime import UTC, datetime
+from math import inf
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, insert, inspect, make_url, select, text, update
+from sqlalchemy import URL, Connection, Engine, create_engine, event, insert, inspect, make_url, select, text, update
+from sqlalchemy.exc import ArgumentError
 
 from engine.consent import audit
 from engine.consent.changes import micros
+from engine.consent.deadline import answered_within
+from engine.consent.store import Store
 from engine.consent.tables import CURRENT, LEDGER, METADATA, told
 from engine.errors import LedgerUnavailable
 
@@ -30,6 +34,8 @@ _SINCE_1 = (
     "ALTER TABLE consent_ledger ADD COLUMN audit_head TEXT NOT NULL DEFAULT ''",
 )
 
+_DRIVERS = ("postgresql", "postgresql+psycopg")  # the first is SQLAlchemy's default, which was another one before 2.1
+_ALONE = "SELECT pg_advisory_xact_lock(108170552664929)"  # who makes the tables, or raises the format
 # A process of format 1 that still runs has not looked at the format again: its writes fail, instead of going unaudited.
 _GUARD = """
 CREATE TRIGGER IF NOT EXISTS consent_moves_are_audited BEFORE UPDATE ON consent_ledger
@@ -38,48 +44,95 @@ BEGIN SELECT RAISE(ABORT, 'an older version of Bodega still writes to it'); END
 """
 
 
-def open_engine(url: str, patience: float) -> Engine:
-    """An engine on the ledger's database, which is made, readable by its owner alone, where it does not exist.
+def open_store(url: str, patience: float) -> Store:
+    """The ledger's database; its tables are made where there are none.
 
-    A file of an older format is raised to this one, whole or not at all. Processes of the older version can read it from then
-    on, without erasures, and not write to it: stop them first.
+    A ledger of an older format is raised to this one, whole or not at all. Processes of the older version can read it from
+    then on, without erasures, and not write to it: stop them first.
 
     Args:
-        url: `sqlite:////absolute/path.db`.
-        patience: seconds to wait for another writer.
+        url: `sqlite:////absolute/path.db`, which is made, readable by its owner alone, where it does not exist; or
+            `postgresql://user@host:port/database`, which must exist.
+        patience: seconds to wait for another writer, and for a server at all.
 
     Raises:
-        LedgerUnavailable: the database cannot be opened, is damaged, or is of a newer format.
+        LedgerUnavailable: the database cannot be opened, is damaged, or is of a newer format; its driver is missing.
     """
+    address = _parsed(url)
     with told("opened"):
+        if address.get_backend_name() == "sqlite":
+            # Waiting there is for other writers alone, and SQLite's own.
+            store = Store(_on_file(address, patience), inf)
+        else:
+            store = Store(_on_server(address, patience), patience)
+    try:
+        with told("opened", store.failures), answered_within(store.patience):
+            if not _is_current(store.engine):
+                with store.engine.execution_options(writes=True).begin() as connection:
+                    if store.engine.dialect.name == "postgresql":
+                        connection.execute(text(_ALONE))
+                    _bring_up(connection)
+    except BaseException:
+        store.close()
+        raise
+    return store
+
+
+def _parsed(url: str) -> URL:
+    refused = LedgerUnavailable(
+        "The consent ledger's address is neither a file nor a PostgreSQL server.",
+        "Give sqlite:////absolute/path/consent.db, or postgresql://user@host:port/database; in a password, write @ as %40.",
+    )
+    try:
         address = make_url(url)
+    except (ArgumentError, ValueError):
+        raise refused from None  # the reason may hold the password
+    if address.get_backend_name() == "postgresql":
+        if address.drivername in _DRIVERS and "@" not in (address.host or ""):
+            return address
+        raise refused
     path = address.database or ""
     if address.get_backend_name() != "sqlite" or not path or path == ":memory:" or path.startswith("file:"):
-        raise LedgerUnavailable(
-            f"The consent ledger cannot live at {address.render_as_string()}.",
-            "Give a file: sqlite:////absolute/path/consent.db.",
-        )
-    with told("opened"):
-        _make_file(Path(path))
-        # The parameters of a failed statement name people: keep them out of messages and logs.
-        engine = create_engine(
-            address, connect_args={"timeout": patience}, max_overflow=-1, hide_parameters=True, logging_name="consent"
-        )
-        event.listen(engine, "connect", _prepare)
-        event.listen(engine, "begin", _begin)
-    try:
-        with told("opened"), engine.execution_options(writes=True).begin() as connection:
-            _bring_up(connection)
-    except BaseException:
-        engine.dispose()
-        raise
+        raise refused
+    return address
+
+
+def _on_file(address: URL, patience: float) -> Engine:
+    _make_file(Path(address.database or ""))
+    # The parameters of a failed statement name people: keep them out of messages and logs.
+    engine = create_engine(
+        address, connect_args={"timeout": patience}, max_overflow=-1, hide_parameters=True, logging_name="consent"
+    )
+    event.listen(engine, "connect", _prepare)
+    event.listen(engine, "begin", _begin)
     return engine
+
+
+def _on_server(address: URL, patience: float) -> Engine:
+    try:
+        from engine.consent.postgres import engine_on
+    except ImportError as error:
+        raise LedgerUnavailable(
+            "The consent ledger lives on PostgreSQL, and the driver psycopg is not installed.",
+            "Run pip install 'bodega[postgres]'.",
+        ) from error
+    return engine_on(address, patience)
+
+
+def _is_current(engine: Engine) -> bool:
+    """Whether nothing is to be made: a server is then asked for no lock, so that it opens while somebody imports."""
+    if engine.dialect.name != "postgresql":
+        return False  # whether a file can be written to is found out now
+    with engine.connect() as connection:
+        if not inspect(connection).has_table(LEDGER.name):
+            return False
+        return connection.execute(select(LEDGER.c.format)).scalar() == LEDGER_FORMAT
 
 
 def _bring_up(connection: Connection) -> None:
     """Make the tables, or what an older format lacks of them."""
-    found = None
-    if inspect(connection).has_table(LEDGER.name):
+    found, there = None, inspect(connection).has_table(LEDGER.name)
+    if there:
         found = connection.execute(select(LEDGER.c.format)).scalar()
     if found is not None and not 1 <= found <= LEDGER_FORMAT:
         raise LedgerUnavailable(
@@ -89,19 +142,22 @@ def _bring_up(connection: Connection) -> None:
     if found == 1:
         for statement in _SINCE_1:
             connection.execute(text(statement))
-    METADATA.create_all(connection)
-    for index in CURRENT.indexes:
+    METADATA.create_all(connection, checkfirst=there)
+    for index in CURRENT.indexes if there else ():
         index.create(connection, checkfirst=True)  # create_all passes over the indexes of tables that exist
-    connection.execute(text(_GUARD))
+    if connection.dialect.name == "sqlite":  # where that format lived
+        connection.execute(text(_GUARD))
     if found is None:
         connection.execute(insert(LEDGER).values(id=1, format=LEDGER_FORMAT, sequence=0, stable_key=""))
     elif found < LEDGER_FORMAT:
         connection.execute(update(LEDGER).values(format=LEDGER_FORMAT))
         head = audit.locked_head(connection)
         now = micros(datetime.now(UTC))
-        # What went before is not in the log; from here on nothing is left out.
         detail = {"from": found, "to": LEDGER_FORMAT}
-        audit.append(connection, head, now, "system", "format_raised", detail, head.sequence or None)
+        # What went before is not in the log of a ledger of format 1, which begins with this row; from here on nothing is
+        # left out. A later one's log has come this far by itself.
+        reached = head.sequence or None if found == 1 else None
+        audit.append(connection, head, now, "system", "format_raised", detail, reached)
 
 
 def _make_file(path: Path) -> None:

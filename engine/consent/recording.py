@@ -72,7 +72,7 @@ def record_lines(
         "preference": preferences[0] if preferences else preference,
         "sequence": sequence,
     }
-    connection.execute(PUT_CURRENT, after)
+    connection.execute(PUT_CURRENT[connection.dialect.name].moved, after)
     detail = {"receipt": audit.digest(receipt), "lines": len(lines)}
     audit.append(connection, head, about["recorded_at"], about["actor"], "consent_changed", detail, sequence)
     return Recorded(sequence, receipt)

@@ -1,16 +1,22 @@
-"""A real ledger in a file, and short ways to write and read it."""
+"""A real ledger, in a file and on a server, and short ways to write and read it."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
+from sqlalchemy import create_engine, make_url, text
+from sqlalchemy.pool import NullPool
 
 from engine.consent import KEYED_GRANTS, Change, Ledger, Recorded, Vocabulary
+from tests.postgres_server import PostgresServer, fresh_server
 
 Record = Callable[..., Recorded]
 
@@ -20,9 +26,53 @@ def vocabulary() -> Vocabulary:
     return Vocabulary(sources=("web", "app", "store"))
 
 
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A server for all tests, started by the first that asks; whoever stops one starts their own."""
+    with fresh_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
+def store(request: pytest.FixtureRequest) -> str:
+    """Where ledgers live. A test of one alone says so: parametrize("store", ["sqlite"], indirect=True)."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def new_url(store: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], str]:
+    """new_url() is the address of a ledger that does not exist yet."""
+    if store == "postgresql":
+        server: PostgresServer = request.getfixturevalue("postgres")
+        return lambda: server.url(server.schema())
+    folder, number = tmp_path_factory.mktemp("ledgers"), count()
+    return lambda: f"sqlite:///{folder}/{next(number)}.db"
+
+
 @pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path}/consent.db"
+def url(store: str, new_url: Callable[[], str], tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/consent.db" if store == "sqlite" else new_url()
+
+
+@pytest.fixture
+def sql(url: str) -> Callable[..., list[Any]]:
+    """sql("UPDATE ... WHERE number = :n", n=1), as somebody who may write to the database beside the ledger."""
+
+    def run(*statements: str, **values: Any) -> list[Any]:
+        address = make_url(url)
+        if address.get_backend_name() == "postgresql":
+            address = address.set(drivername="postgresql+psycopg")
+        rows: list[Any] = []
+        with ExitStack() as stack:
+            engine = create_engine(address, poolclass=NullPool)
+            stack.callback(engine.dispose)
+            connection = stack.enter_context(engine.begin())
+            for statement in statements:
+                result = connection.execute(text(statement), values)
+                rows = list(result) if result.returns_rows else []
+        return rows
+
+    return run
 
 
 @pytest.fixture

@@ -4,24 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sqlite3
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from sqlalchemy.exc import IntegrityError
 
 from engine.consent import Ledger
 from engine.consent.audit import digest
 from engine.errors import ConsentError
-
-
-@contextmanager
-def raw(folder: Path) -> Iterator[sqlite3.Connection]:
-    """The file, as somebody who may write to it sees it."""
-    with closing(sqlite3.connect(folder / "consent.db")) as database, database:
-        yield database
 
 
 @pytest.fixture
@@ -94,96 +85,89 @@ COLUMNS = {"at": 5, "actor": "nobody", "action": "nothing", "sequence": 99, "det
 
 @pytest.mark.parametrize("number", [1, 4, 6])
 @pytest.mark.parametrize("column", [*COLUMNS, "hash"])
-def test_an_edited_row_is_found(six: Ledger, tmp_path: Path, column: str, number: int) -> None:
-    with raw(tmp_path) as database:
-        value = COLUMNS.get(column, "f" * 64)
-        database.execute(f"UPDATE consent_audit SET {column} = ? WHERE number = ?", (value, number))
+def test_an_edited_row_is_found(six: Ledger, sql: Any, column: str, number: int) -> None:
+    value = COLUMNS.get(column, "f" * 64)
+    sql(f"UPDATE consent_audit SET {column} = :value WHERE number = :number", value=value, number=number)
     check = six.verify_audit()
     assert not check.whole and check.fault and check.rows == number - 1
 
 
+@pytest.mark.parametrize("store", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("column", [*COLUMNS, "hash"])
-def test_a_value_that_is_no_text_and_no_number_is_found_as_well(six: Ledger, tmp_path: Path, column: str) -> None:
-    with raw(tmp_path) as database:
-        database.execute(f"UPDATE consent_audit SET {column} = ? WHERE number = 4", (b"\xff",))
+def test_a_value_that_is_no_text_and_no_number_is_found_as_well(six: Ledger, sql: Any, column: str) -> None:
+    sql(f"UPDATE consent_audit SET {column} = :value WHERE number = 4", value=b"\xff")
     assert six.verify_audit().rows == 3 and "row 4" in six.verify_audit().fault
 
 
 @pytest.mark.parametrize("number", [1, 3, 6])
-def test_a_removed_row_is_found(six: Ledger, tmp_path: Path, number: int) -> None:
-    with raw(tmp_path) as database:
-        database.execute("DELETE FROM consent_audit WHERE number = ?", (number,))
+def test_a_removed_row_is_found(six: Ledger, sql: Any, number: int) -> None:
+    sql("DELETE FROM consent_audit WHERE number = :number", number=number)
     assert six.verify_audit().rows == number - 1 and six.verify_audit().fault
 
 
-def test_rows_moved_up_to_close_the_gap_are_found(six: Ledger, tmp_path: Path) -> None:
-    with raw(tmp_path) as database:
-        database.execute("DELETE FROM consent_audit WHERE number = 3")
-        for number in (4, 5, 6):
-            database.execute("UPDATE consent_audit SET number = ? WHERE number = ?", (number - 1, number))
-        database.execute("UPDATE consent_ledger SET audited = 5")
+def test_rows_moved_up_to_close_the_gap_are_found(six: Ledger, sql: Any) -> None:
+    sql("DELETE FROM consent_audit WHERE number = 3")
+    for number in (4, 5, 6):
+        sql("UPDATE consent_audit SET number = :to WHERE number = :number", to=number - 1, number=number)
+    sql("UPDATE consent_ledger SET audited = 5")
     assert six.verify_audit().rows == 2
 
 
-def test_rows_that_changed_places_are_found(six: Ledger, tmp_path: Path) -> None:
-    with raw(tmp_path) as database:
-        for was, now in ((3, -1), (6, 3), (-1, 6)):
-            database.execute("UPDATE consent_audit SET number = ? WHERE number = ?", (now, was))
+def test_rows_that_changed_places_are_found(six: Ledger, sql: Any) -> None:
+    for was, now in ((3, -1), (6, 3), (-1, 6)):
+        sql("UPDATE consent_audit SET number = :now WHERE number = :was", now=now, was=was)
     assert six.verify_audit().rows == 2
 
 
-def rehashed(database: sqlite3.Connection, start: int) -> None:
+def rehashed(sql: Any, start: int) -> None:
     """Every hash from a row on, made anew, as somebody does who knows how."""
     columns = "number, at, actor, action, sequence, detail, previous"
-    row = database.execute("SELECT hash FROM consent_audit WHERE number = ?", (start - 1,)).fetchone()
-    last = row[0] if row else ""
-    for found in database.execute(
-        f"SELECT {columns} FROM consent_audit WHERE number >= ? ORDER BY 1", (start,)
-    ).fetchall():
+    rows = sql("SELECT hash FROM consent_audit WHERE number = :before", before=start - 1)
+    last = rows[0][0] if rows else ""
+    for found in sql(f"SELECT {columns} FROM consent_audit WHERE number >= :start ORDER BY 1", start=start):
         made = hashlib.sha256(json.dumps((*found[:-1], last), separators=(",", ":")).encode()).hexdigest()
-        database.execute("UPDATE consent_audit SET previous = ?, hash = ? WHERE number = ?", (last, made, found[0]))
+        change = "UPDATE consent_audit SET previous = :last, hash = :made WHERE number = :number"
+        sql(change, last=last, made=made, number=found[0])
         last = made
-    database.execute("UPDATE consent_ledger SET audit_head = ?", (last,))
+    sql("UPDATE consent_ledger SET audit_head = :last", last=last)
 
 
-def edit(database: sqlite3.Connection) -> None:
-    database.execute("UPDATE consent_audit SET actor = 'nobody' WHERE number = 2")
-    rehashed(database, 2)
+def edit(sql: Any) -> None:
+    sql("UPDATE consent_audit SET actor = 'nobody' WHERE number = 2")
+    rehashed(sql, 2)
 
 
-def cut(database: sqlite3.Connection) -> None:
-    database.execute("DELETE FROM consent_audit WHERE number > 2")
-    last = database.execute("SELECT hash FROM consent_audit WHERE number = 2").fetchone()[0]
-    database.execute("UPDATE consent_ledger SET sequence = 2, audited = 2, audit_head = ?", (last,))
+def cut(sql: Any) -> None:
+    sql("DELETE FROM consent_audit WHERE number > 2")
+    last = sql("SELECT hash FROM consent_audit WHERE number = 2")[0][0]
+    sql("UPDATE consent_ledger SET sequence = 2, audited = 2, audit_head = :last", last=last)
 
 
 @pytest.mark.parametrize("forgery", [edit, cut])
 def test_a_log_written_anew_is_found_by_a_head_recorded_elsewhere_alone(
-    six: Ledger, tmp_path: Path, forgery: Callable[[sqlite3.Connection], None]
+    six: Ledger, sql: Any, forgery: Callable[[Any], None]
 ) -> None:
     kept, lost = six.audit_head(1), six.audit_head(5)
     assert six.verify_audit([kept, lost, ""]).whole
-    with raw(tmp_path) as database:
-        forgery(database)
+    forgery(sql)
     assert six.verify_audit([kept]).whole
     check = six.verify_audit([kept, lost])
     assert not check.whole and (check.fault, check.missing) == ("", (lost,))
 
 
-def test_a_log_cut_off_is_found_by_the_ledger_itself_as_well(six: Ledger, tmp_path: Path) -> None:
-    with raw(tmp_path) as database:
-        database.execute("DELETE FROM consent_audit WHERE number = 6")
+def test_a_log_cut_off_is_found_by_the_ledger_itself_as_well(six: Ledger, sql: Any) -> None:
+    sql("DELETE FROM consent_audit WHERE number = 6")
     assert "cut off" in six.verify_audit().fault
-    with raw(tmp_path) as database:
-        database.execute("DELETE FROM consent_audit WHERE number = 5")
-        head = database.execute("SELECT hash FROM consent_audit WHERE number = 4").fetchone()[0]
-        database.execute("UPDATE consent_ledger SET audited = 4, audit_head = ?", (head,))
+    sql("DELETE FROM consent_audit WHERE number = 5")
+    head = sql("SELECT hash FROM consent_audit WHERE number = 4")[0][0]
+    sql("UPDATE consent_ledger SET audited = 4, audit_head = :head", head=head)
     assert "up to 4, the ledger stands at 5" in six.verify_audit().fault
 
 
-def test_a_process_of_the_format_before_that_still_runs_is_refused_its_writes(six: Ledger, tmp_path: Path) -> None:
-    with pytest.raises(sqlite3.IntegrityError, match="an older version of Bodega"), raw(tmp_path) as database:
-        database.execute("UPDATE consent_ledger SET sequence = 6")  # all that a change of consent did to this row
+@pytest.mark.parametrize("store", ["sqlite"], indirect=True)
+def test_a_process_of_the_format_before_that_still_runs_is_refused_its_writes(six: Ledger, sql: Any) -> None:
+    with pytest.raises(IntegrityError, match="an older version of Bodega"):
+        sql("UPDATE consent_ledger SET sequence = 6")  # all that a change of consent did to this row
     assert six.sequence() == 5 and six.verify_audit().whole
 
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import sqlite3
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -157,12 +154,11 @@ def test_standings_tell_of_erasures_at_every_sequence(ledger: Ledger, record: An
 
 
 def test_a_clock_that_was_set_back_leaves_nothing_after_the_tombstone(
-    tmp_path: Path, ledger: Ledger, record: Any, key: Any
+    ledger: Ledger, record: Any, key: Any, sql: Any
 ) -> None:
     record(key(1), "+profile/")
     ahead = int(time.time() * 1e6) + 3_600_000_000
-    with closing(sqlite3.connect(tmp_path / "consent.db")) as raw, raw:
-        raw.execute("UPDATE consent_changes SET recorded_at = ?", (ahead,))
+    sql("UPDATE consent_changes SET recorded_at = :ahead", ahead=ahead)
     ledger.erase(key(1), "person", "")
     assert ledger.standing(key(1)).erased_at == ahead
     ledger.erase(key(1), "person", "")
@@ -181,4 +177,6 @@ def test_what_cannot_be_erased_is_refused(ledger: Ledger, key: Any) -> None:
         ledger.erase(b"short", "person", "")
     with pytest.raises(ConsentError, match="Unicode"):
         ledger.erase(key(1), "person", "\ud800")
+    with pytest.raises(ConsentError, match="NUL"):
+        ledger.erase(key(1), "person", "a\0")
     assert ledger.sequence() == 0

@@ -7,11 +7,13 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy.exc import DBAPIError
 
 from engine.consent import Change, Ledger, Vocabulary
 from engine.errors import LedgerUnavailable
@@ -31,8 +33,8 @@ def seen(connection, cursor, statement, *rest):
     count += 1
     if count == last:
         os.kill(os.getpid(), signal.SIGKILL)
-event.listen(ledger._engine, "before_cursor_execute", seen)
-event.listen(ledger._engine, "commit", lambda connection: seen(connection, None, "COMMIT"))
+event.listen(ledger._store.engine, "before_cursor_execute", seen)
+event.listen(ledger._store.engine, "commit", lambda connection: seen(connection, None, "COMMIT"))
 print(ledger.erase(b"a" * 16, "person", "e").receipt_id, count, flush=True)
 """
 WRITER = """
@@ -120,6 +122,7 @@ def contents(path: Path) -> dict[str, list[Any]]:
         return {table: raw.execute(f"SELECT {what} FROM {table}").fetchall() for table, what in columns.items()}
 
 
+@pytest.mark.parametrize("store", ["sqlite"], indirect=True)
 def test_a_file_of_the_format_before_is_raised_in_place_and_loses_nothing(
     of_format_1: Path, url: str, vocabulary: Vocabulary
 ) -> None:
@@ -142,6 +145,7 @@ def test_a_file_of_the_format_before_is_raised_in_place_and_loses_nothing(
         assert actions == ["format_raised", "person_erased", "person_erased"] and ledger.verify_audit().whole
 
 
+@pytest.mark.parametrize("store", ["sqlite"], indirect=True)
 def test_raising_a_format_is_whole_or_has_not_begun(of_format_1: Path, url: str, vocabulary: Vocabulary) -> None:
     before = contents(of_format_1)
     with closing(sqlite3.connect(of_format_1)) as raw, raw:  # what a half-raised file would hold
@@ -155,6 +159,7 @@ def test_raising_a_format_is_whole_or_has_not_begun(of_format_1: Path, url: str,
     assert "consent_audit" not in tables and contents(of_format_1) == before
 
 
+@pytest.mark.parametrize("store", ["sqlite"], indirect=True)
 def test_two_processes_raise_one_file_at_once(of_format_1: Path, url: str, vocabulary: Vocabulary) -> None:
     opened = "import sys\nfrom engine.consent import Ledger, Vocabulary\nLedger.open(sys.argv[1], Vocabulary(sources=('web',)))"
     both = [python(opened, url) for _ in range(2)]
@@ -163,6 +168,26 @@ def test_two_processes_raise_one_file_at_once(of_format_1: Path, url: str, vocab
         assert [row.action for row in ledger.audit_rows(9)] == ["format_raised"]
 
 
+def test_a_ledger_of_format_2_is_raised_once_and_its_log_goes_on(
+    url: str, vocabulary: Vocabulary, key: Any, sql: Any
+) -> None:
+    with closing(Ledger.open(url, vocabulary)) as ledger:
+        for n in range(3):
+            ledger.record(key(n), [Change("profile", "", True)], None, "n", "person", "", None)
+        before = ledger.standings()[0]
+    sql("DROP INDEX consent_moves", "UPDATE consent_ledger SET format = 2")
+    with ThreadPoolExecutor(4) as pool:
+        ledgers = list(pool.map(lambda _: Ledger.open(url, vocabulary), range(4)))
+    assert sql("SELECT format FROM consent_ledger")[0][0] == 3
+    with pytest.raises(DBAPIError, match="consent_moves"):
+        sql("CREATE INDEX consent_moves ON consent_current (sequence)")  # it is there
+    for ledger in ledgers:
+        assert ledger.standings()[0].equals(before) and ledger.verify_audit().whole
+        assert [row.action for row in ledger.audit_rows(9)] == ["consent_changed"] * 3 + ["format_raised"]
+        ledger.close()
+
+
+@pytest.mark.parametrize("store", ["sqlite"], indirect=True)
 def test_nothing_of_an_erased_persons_history_is_left_in_the_file(
     tmp_path: Path, url: str, vocabulary: Vocabulary
 ) -> None:

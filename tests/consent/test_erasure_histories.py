@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -135,32 +136,44 @@ def sources_of(purpose: str) -> list[tuple[str, str]]:
     return [(purpose, source) for source in SHOP.sources]
 
 
+def keeps_to_the_model(ledger: Ledger, history: list[Any]) -> None:
+    model = Model(ledger)
+    moments: list[tuple[int, dict[bytes, tuple[int, int]]]] = []
+    for step in history:
+        model.do(step)
+        model.check()
+        then = {key: (mask(person.held), person.preference) for key, person in model.people.items()}
+        moments.append((ledger.sequence(), then))
+    heads = [(sequence, ledger.audit_head(sequence)) for sequence, _ in moments]
+    for key in PEOPLE[:2]:
+        model.do(("erase", key))
+    ledger.audit("snapshot_promoted", "operator", {})
+    model.check()
+    # A night that is run again at its sequence: the same for those who stayed, nothing of those who went.
+    for sequence, then in moments:
+        seen = {row["user_key"]: row for row in ledger.standings(sequence)[0].to_pylist()}
+        for key, person in model.people.items():
+            row = seen.get(key, {"granted": 0, "preference": 0, "erased_at": 0})
+            erasure = ledger.standing(key).erasure
+            expected = (0, 0) if erasure > sequence else then[key]
+            if not erasure or erasure > sequence:
+                assert (row["granted"], row["preference"]) == expected
+            assert bool(row["erased_at"]) == (person.erased is not None)
+    assert [(sequence, ledger.audit_head(sequence)) for sequence, _ in moments] == heads
+    check = ledger.verify_audit([head for _, head in heads])
+    assert check.whole and check.head == ledger.audit_head(), check
+
+
 @settings(max_examples=80, deadline=None)
-@given(histories)
+@given(history=histories)
 def test_erased_stays_erased_through_any_history_and_its_replays(history: list[Any]) -> None:
     with a_ledger() as ledger:
-        model = Model(ledger)
-        moments: list[tuple[int, dict[bytes, tuple[int, int]]]] = []
-        for step in history:
-            model.do(step)
-            model.check()
-            then = {key: (mask(person.held), person.preference) for key, person in model.people.items()}
-            moments.append((ledger.sequence(), then))
-        heads = [(sequence, ledger.audit_head(sequence)) for sequence, _ in moments]
-        for key in PEOPLE[:2]:
-            model.do(("erase", key))
-        ledger.audit("snapshot_promoted", "operator", {})
-        model.check()
-        # A night that is run again at its sequence: the same for those who stayed, nothing of those who went.
-        for sequence, then in moments:
-            seen = {row["user_key"]: row for row in ledger.standings(sequence)[0].to_pylist()}
-            for key, person in model.people.items():
-                row = seen.get(key, {"granted": 0, "preference": 0, "erased_at": 0})
-                erasure = ledger.standing(key).erasure
-                expected = (0, 0) if erasure > sequence else then[key]
-                if not erasure or erasure > sequence:
-                    assert (row["granted"], row["preference"]) == expected
-                assert bool(row["erased_at"]) == (person.erased is not None)
-        assert [(sequence, ledger.audit_head(sequence)) for sequence, _ in moments] == heads
-        check = ledger.verify_audit([head for _, head in heads])
-        assert check.whole and check.head == ledger.audit_head(), check
+        keeps_to_the_model(ledger, history)
+
+
+@pytest.mark.parametrize("store", ["postgresql"], indirect=True)
+@settings(max_examples=20, deadline=None)  # each takes three times as long
+@given(history=histories)
+def test_erased_stays_erased_on_a_server_as_well(new_url: Callable[[], str], history: list[Any]) -> None:
+    with a_ledger(new_url()) as ledger:
+        keeps_to_the_model(ledger, history)

@@ -120,6 +120,26 @@ def test_a_grant_from_the_future_is_refused(ledger: Ledger, key: Any, grants: An
         ledger.import_grants(grants((key(1), "+profile/web", 1.0), (key(2), "+profile/web", time.time() + 3600)))
 
 
+@pytest.mark.parametrize("column", ["notice_version", "actor"])
+def test_a_text_with_a_nul_is_refused_and_nothing_comes_in(column: str, ledger: Ledger, key: Any, grants: Any) -> None:
+    table = grants((key(1), "+profile/web", 1.0), (key(2), "+profile/web", 1.0))
+    place = table.schema.get_field_index(column)
+    with pytest.raises(ConsentError, match=f"'{column}' holds a NUL"):
+        ledger.import_grants(table.set_column(place, column, pa.array(["fine", "a\0b"])))
+    assert ledger.sequence() == 0
+
+
+@pytest.mark.parametrize(
+    "text", ["", "tab\there", "line\nfeed", "back\\slash \\N \\.", '"\u2028\U0001f600', "%s %(a)s", "'; --"]
+)
+def test_any_other_text_comes_back_as_it_was(text: str, ledger: Ledger, key: Any, grants: Any) -> None:
+    ledger.import_grants(grants((key(1), "+profile/web", 1.0), notice_version=text))
+    ledger.record(key(2), [Change("profile", "web", True)], None, text, text, text, None)
+    assert ledger.changes(key(1), 0, 9)[0].notice_version == text
+    (line,) = ledger.changes(key(2), 0, 9)
+    assert (line.notice_version, line.actor, line.request_id) == (text, text, text)
+
+
 def test_a_columns_order_and_extra_columns_do_not_matter(ledger: Ledger, key: Any, grants: Any) -> None:
     table = grants((key(1), "+profile/web", 1.0)).append_column("note", pa.array(["x"]))
     assert ledger.import_grants(table.select(table.schema.names[::-1])).changes == 1

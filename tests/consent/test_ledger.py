@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sqlite3
 import statistics
 import sys
 import time
@@ -137,6 +136,11 @@ def test_what_cannot_be_recorded_is_refused(ledger: Ledger, key: Any) -> None:
         ledger.record(key(1), change, None, "", "", "", datetime(2026, 1, 1))
     with pytest.raises(ConsentError, match="Unicode"):
         ledger.record(key(1), change, None, "\ud800", "", "", None)
+    for place in range(3):
+        texts = ["a", "b", "c"]
+        texts[place] += "\0"
+        with pytest.raises(ConsentError, match="NUL"):
+            ledger.record(key(1), change, None, *texts, None)
     for short in (b"", b"x" * 15, b"x" * 17):
         with pytest.raises(ConsentError, match=f"16 bytes, found {len(short)}"):
             ledger.record(short, change, None, "", "", "", None)
@@ -257,18 +261,28 @@ def test_a_closed_ledger_is_unavailable(ledger: Ledger, record: Any, key: Any, g
             use()
 
 
-@pytest.mark.parametrize("address", ["sqlite://", "sqlite:///:memory:", "postgresql://u:hidden@h/db", "nonsense"])
-def test_a_ledger_that_is_no_file_is_refused_without_telling_its_password(address: str, vocabulary: Vocabulary) -> None:
-    with pytest.raises(LedgerUnavailable) as caught:
+@pytest.mark.parametrize(
+    "address",
+    [
+        "sqlite://",
+        "sqlite:///:memory:",
+        "mysql://u:hidden@h/db",
+        "postgresql+psycopg2://u:hidden@h/db",
+        "postgresql://u:x@hidden@h/db",
+        "postgresql://u:hidden@h:port/db",
+        "nonsense",
+    ],
+)
+def test_an_address_of_another_kind_is_refused_with_both_forms_and_without_its_password(
+    address: str, vocabulary: Vocabulary
+) -> None:
+    with pytest.raises(LedgerUnavailable, match=r"sqlite:////absolute.*postgresql://user@host") as caught:
         Ledger.open(address, vocabulary)
     assert "hidden" not in str(caught.value)
 
 
-def test_a_ledger_of_a_newer_format_is_refused(
-    tmp_path: Path, url: str, ledger: Ledger, vocabulary: Vocabulary
-) -> None:
-    with sqlite3.connect(tmp_path / "consent.db") as raw:
-        raw.execute("UPDATE consent_ledger SET format = 99")
+def test_a_ledger_of_a_newer_format_is_refused(url: str, ledger: Ledger, vocabulary: Vocabulary, sql: Any) -> None:
+    sql("UPDATE consent_ledger SET format = 99")
     with pytest.raises(LedgerUnavailable, match="format 99"):
         Ledger.open(url, vocabulary)
 
@@ -299,8 +313,7 @@ def test_a_look_up_takes_less_than_a_tenth_of_a_millisecond_among_many(ledger: L
     assert median < 100
 
 
-def test_a_ledger_is_tied_to_the_key_that_first_used_it(tmp_path: Path, vocabulary: Vocabulary) -> None:
-    url = f"sqlite:///{tmp_path / 'consent.db'}"
+def test_a_ledger_is_tied_to_the_key_that_first_used_it(url: str, vocabulary: Vocabulary) -> None:
     with contextlib.closing(Ledger.open(url, vocabulary)) as ledger:
         ledger.bind("aaaaaaaa")
     with contextlib.closing(Ledger.open(url, vocabulary)) as ledger:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 
 import pyarrow as pa
@@ -56,11 +56,13 @@ def mask(held: dict[tuple[str, str], bool]) -> int:
 
 
 @contextmanager
-def a_ledger() -> Iterator[Ledger]:
-    with tempfile.TemporaryDirectory() as folder:
-        ledger = Ledger.open(f"sqlite:///{folder}/consent.db", SHOP)
+def a_ledger(url: str = "") -> Iterator[Ledger]:
+    """A new one; in a file of its own without an address."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        closing(Ledger.open(url or f"sqlite:///{folder}/a.db", SHOP)) as ledger,
+    ):
         yield ledger
-        ledger.close()
 
 
 def table_of(rows: list[tuple[bytes, Change, int | None]]) -> pa.Table:
@@ -87,11 +89,12 @@ def seen(ledger: Ledger, at: int | None = None) -> dict[bytes, tuple[int, int]]:
 
 
 @settings(max_examples=40, deadline=None)
-@given(histories)
+@given(history=histories)
 def test_any_history_amounts_to_what_the_plain_model_says_then_and_now(
+    new_url: Callable[[], str],
     history: list[tuple[bytes, list[Change], int | None]],
 ) -> None:
-    with a_ledger() as ledger:
+    with a_ledger(new_url()) as ledger:
         held: Held = {}
         preferences: dict[bytes, int] = {}
         moments = [(0, seen(ledger))]
@@ -114,10 +117,12 @@ def test_any_history_amounts_to_what_the_plain_model_says_then_and_now(
         assert seen(ledger) == moments[-1][1] and ledger.sequence() == len(history)
 
 
-@settings(max_examples=40, deadline=None)
-@given(st.lists(changes, min_size=1, max_size=6), st.randoms(use_true_random=False))
-def test_a_pair_withdrawn_in_a_call_is_withdrawn_wherever_it_stands(call: list[Change], random: object) -> None:
-    with a_ledger() as ledger:
+@settings(max_examples=30, deadline=None)
+@given(call=st.lists(changes, min_size=1, max_size=6), random=st.randoms(use_true_random=False))
+def test_a_pair_withdrawn_in_a_call_is_withdrawn_wherever_it_stands(
+    new_url: Callable[[], str], call: list[Change], random: object
+) -> None:
+    with a_ledger(new_url()) as ledger:
         ledger.record(PEOPLE[0], [Change(p, "", True) for p in PURPOSES], None, "", "", "", None)
         random.shuffle(call)  # type: ignore[attr-defined]
         ledger.record(PEOPLE[0], call, None, "", "", "", None)
@@ -127,9 +132,10 @@ def test_a_pair_withdrawn_in_a_call_is_withdrawn_wherever_it_stands(call: list[C
                 assert not granted & SHOP.mask(change.purpose, change.source)
 
 
-@settings(max_examples=40, deadline=None)
-@given(imported, imported, histories, st.randoms(use_true_random=False))
+@settings(max_examples=25, deadline=None)
+@given(first=imported, second=imported, history=histories, random=st.randoms(use_true_random=False))
 def test_imports_in_any_row_order_amount_to_the_same_and_repeat_without_effect(
+    new_url: Callable[[], str],
     first: list[tuple[bytes, Change, int | None]],
     second: list[tuple[bytes, Change, int | None]],
     history: list[tuple[bytes, list[Change], int | None]],
@@ -140,7 +146,7 @@ def test_imports_in_any_row_order_amount_to_the_same_and_repeat_without_effect(
         if shuffled:
             random.shuffle(first)  # type: ignore[attr-defined]
             random.shuffle(second)  # type: ignore[attr-defined]
-        with a_ledger() as ledger:
+        with a_ledger(new_url()) as ledger:
             done = ledger.import_grants(table_of(first))
             assert done.changes + done.skipped == len(first)
             assert done.people == len({person for person, _, _ in first}) == ledger.sequence()

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import create_engine
+from sqlalchemy.pool import NullPool
 
 from engine.consent import Change, Ledger, Vocabulary
 from engine.errors import ConsentError, LedgerUnavailable
@@ -123,17 +126,23 @@ def test_a_reader_sees_a_whole_call_or_nothing_of_it(ledger: Ledger, key: Any) -
         writing.result()
 
 
-def test_a_writer_that_waited_in_vain_says_so_and_recorded_nothing(
-    tmp_path: Path, url: str, vocabulary: Vocabulary, key: Any
-) -> None:
-    ledger = Ledger.open(url, vocabulary, patience=0.2)
-    holder = sqlite3.connect(tmp_path / "consent.db", isolation_level=None)
-    holder.execute("BEGIN IMMEDIATE")
-    with pytest.raises(LedgerUnavailable, match="locked"):
-        ledger.record(key(1), [Change("profile", "web", True)], None, "", "", "", None)
-    assert not ledger.standing(key(1)).known  # readers do not wait
-    holder.execute("ROLLBACK")
-    holder.close()
+@contextmanager
+def another_writer(url: str) -> Iterator[None]:
+    """Somebody beside the ledger who holds what a writer of it must have first."""
+    engine = create_engine(url.replace("postgresql:", "postgresql+psycopg:"), poolclass=NullPool)
+    with engine.connect() as connection:
+        on_file = engine.dialect.name == "sqlite"
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if on_file else "SELECT * FROM consent_ledger FOR UPDATE")
+        yield
+        connection.rollback()
+
+
+def test_a_writer_that_waited_in_vain_says_so_and_recorded_nothing(url: str, vocabulary: Vocabulary, key: Any) -> None:
+    ledger = Ledger.open(url, vocabulary, patience=0.5)
+    with another_writer(url):
+        with pytest.raises(LedgerUnavailable, match="locked"):
+            ledger.record(key(1), [Change("profile", "web", True)], None, "", "", "", None)
+        assert not ledger.standing(key(1)).known  # readers do not wait
     assert ledger.record(key(1), [Change("profile", "web", True)], None, "", "", "", None).sequence == 1
     ledger.close()
 
@@ -144,6 +153,7 @@ def filled(url: str, vocabulary: Vocabulary, grants: Any, key: Any) -> None:
     ledger.close()
 
 
+@pytest.mark.parametrize("store", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("damage", ["text", "header", "cut", "folder"])
 def test_a_damaged_file_cannot_be_opened(
     damage: str, tmp_path: Path, url: str, vocabulary: Vocabulary, grants: Any, key: Any
@@ -163,6 +173,7 @@ def test_a_damaged_file_cannot_be_opened(
     assert "restore" in caught.value.remedy and key(1).hex() not in str(caught.value)
 
 
+@pytest.mark.parametrize("store", ["sqlite"], indirect=True)
 def test_damaged_pages_never_turn_into_consent(
     tmp_path: Path, url: str, vocabulary: Vocabulary, grants: Any, key: Any
 ) -> None:
@@ -180,25 +191,19 @@ def test_damaged_pages_never_turn_into_consent(
 
 @pytest.mark.parametrize("state", ["profile", "profile/web/x", "a/b/c profile/web"])
 def test_a_state_that_makes_no_sense_is_unreadable_and_not_empty(
-    state: str, tmp_path: Path, ledger: Ledger, record: Any, key: Any
+    state: str, ledger: Ledger, record: Any, key: Any, sql: Any
 ) -> None:
     record(key(1), "+profile/web")
-    with sqlite3.connect(tmp_path / "consent.db") as raw:
-        raw.execute("UPDATE consent_current SET granted = ?", (state,))
-    raw.close()
+    sql("UPDATE consent_current SET granted = :state", state=state)
     for use in (lambda: ledger.standing(key(1)), ledger.standings):
         with pytest.raises(LedgerUnavailable, match="read"):
             use()
 
 
-def test_a_missing_table_is_told_by_every_call(
-    tmp_path: Path, ledger: Ledger, record: Any, key: Any, grants: Any
-) -> None:
+def test_a_missing_table_is_told_by_every_call(ledger: Ledger, record: Any, key: Any, grants: Any, sql: Any) -> None:
     record(key(1), "+profile/web")
-    with sqlite3.connect(tmp_path / "consent.db") as raw:
-        for table in ("consent_changes", "consent_current", "consent_ledger"):
-            raw.execute(f"DROP TABLE {table}")
-    raw.close()
+    for table in ("consent_changes", "consent_current", "consent_ledger"):
+        sql(f"DROP TABLE {table}")
     for use in (
         lambda: ledger.standing(key(1)),
         ledger.sequence,
