@@ -16,7 +16,7 @@ from sqlalchemy import create_engine, make_url, text
 from sqlalchemy.pool import NullPool
 
 from engine.consent import KEYED_GRANTS, Change, Ledger, Recorded, Vocabulary
-from tests.postgres_server import PostgresServer, fresh_server
+from tests.postgres_server import PostgresServer
 
 Record = Callable[..., Recorded]
 
@@ -24,13 +24,6 @@ Record = Callable[..., Recorded]
 @pytest.fixture(scope="session")
 def vocabulary() -> Vocabulary:
     return Vocabulary(sources=("web", "app", "store"))
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[PostgresServer]:
-    """A server for all tests, started by the first that asks; whoever stops one starts their own."""
-    with fresh_server() as server:
-        yield server
 
 
 @pytest.fixture(scope="session", params=["sqlite", "postgresql"])
