@@ -11,11 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from engine.consent import Ledger, Standing, Vocabulary
+from engine.consent import Change, Ledger, Standing, Vocabulary
 from engine.errors import ConsentError, ContractError, DataError
 from engine.identity import UserKeys
 from jobs.import_consent import import_declared, import_file
+from jobs.night import opened_ledger
 from jobs.settings import ConsentSettings, Settings, StoreSettings
+from tests.postgres_server import PostgresServer
 
 SOURCES = Vocabulary(sources=("web", "store"))
 
@@ -52,6 +54,21 @@ def test_grants_are_recorded_by_person_and_source(chosen: Settings, tmp_path: Pa
     assert standing(chosen, "bob").granted == SOURCES.mask("profile", "")
     assert not standing(chosen, "eve").known
     assert import_file(chosen, path).skipped == 3
+
+
+def test_a_ledger_on_postgresql_serves_the_night_as_a_file_does(
+    chosen: Settings, tmp_path: Path, postgres: PostgresServer
+) -> None:
+    path = grants(tmp_path, user_id=["ann", "bob", "ann"], source=["web", None, "store"], granted=[True, True, False])
+    assert import_file(chosen, path).changes == 3
+    with opened_ledger(chosen) as (ledger, _):
+        in_file = ledger.standings()[0]
+    chosen.store.ledger = postgres.url(postgres.schema())
+    assert import_file(chosen, path).changes == 3
+    with opened_ledger(chosen) as (ledger, keys):
+        assert ledger.standings()[0].equals(in_file) and ledger.standings(2)[0].equals(in_file)
+        ledger.record(keys.stable.derive("ann"), [Change("profile", "web", False)], None, "n", "person", "", None)
+        assert ledger.standings(2)[0].equals(in_file) and not ledger.standings()[0].equals(in_file)
 
 
 def test_encodings_are_no_fault_and_an_empty_file_changes_nothing(chosen: Settings, tmp_path: Path) -> None:
