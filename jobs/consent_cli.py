@@ -1,14 +1,17 @@
-"""`bodega consent`: what a person allows, their erasure, and the audit log."""
+"""`bodega consent`: what a person allows, their receipt, their erasure, and the audit log."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from engine.errors import SettingsError
 from jobs.calls import HERE, OUT, Address, AsJson, Level, Out, Store, Timeout, Tls, connected, print_message
 from jobs.tables import print_table
+
+if TYPE_CHECKING:
+    from jobs.operator import Operator
 
 consent = typer.Typer(help="What a person allows.", no_args_is_help=True)
 
@@ -95,6 +98,22 @@ def consent_erase(
     print(f"receipt {reply.receipt_id}, change {reply.sequence}; consent token {reply.consent_token}")
 
 
+@consent.command("receipt")
+def consent_receipt(
+    overrides: Annotated[list[str], typer.Argument(metavar="[KEY=VALUE]...", help="Such as consent=team.")] = [],  # noqa: B006
+    user: Annotated[str, typer.Option(help="The user id, as in the logs; without it, a line of standard input.")] = "",
+    out: Out = OUT,
+) -> None:
+    """Print what is recorded of a person's consent, as JSON-LD after ISO/IEC TS 27560."""
+    import json
+    import sys
+
+    from jobs.receipt import receipt
+
+    given = user or sys.stdin.readline().rstrip("\n")  # other users of the machine see an argument
+    print(json.dumps(receipt(out, overrides, given), indent=2, ensure_ascii=False))
+
+
 @consent.command("audit")
 def consent_audit(
     out: Out = OUT,
@@ -121,12 +140,21 @@ def _change(
     actor: str,
     server: tuple[str, str, float],
 ) -> None:
-    from bodega.client import PURPOSES, grant
+    from bodega.client import grant
 
-    pairs = [each.partition(":") for each in changes] or [(each, "", "") for each in (() if granted else PURPOSES)]
-    asked = [grant(purpose, source, granted=granted) for purpose, _, source in pairs]
     with connected(*server) as client:
+        named = [each.partition(":") for each in changes]
+        if not changes and not granted:
+            named = [(each, "", "") for each in _asked_for(client, user)]
+        asked = [grant(purpose, source, granted=granted) for purpose, _, source in named]
         reply = client.set_consent(
             user, asked, preference=level.value if level else None, notice_version=notice_version, actor=actor
         )
     print(f"recorded as {reply.receipt_id}, change {reply.sequence}; consent token {reply.consent_token}")
+
+
+def _asked_for(client: Operator, user: str) -> list[str]:
+    """Every purpose that a withdrawal of all is for: those that come with Bodega, and a team's own that the person grants."""
+    from bodega.client import PURPOSES
+
+    return list(dict.fromkeys((*PURPOSES, *(each.purpose for each in client.get_consent(user).grants))))

@@ -58,7 +58,7 @@ class Night:
     @cached_property
     def vocabulary(self) -> Vocabulary:
         """The consent vocabulary."""
-        return Vocabulary(sources=tuple(self.settings.consent.sources))
+        return self.settings.consent.vocabulary()
 
     @cached_property
     def profiles(self) -> tuple[Profile, ...]:
@@ -72,8 +72,9 @@ class Night:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The settings that the outcome depends on."""
-        return {name: value for name, value in asdict(self.settings).items() if name not in _OUTSIDE_THE_RUN}
+        """The settings that the outcome depends on; purposes count by the vocabulary's version, which is among the inputs."""
+        told = {name: value for name, value in asdict(self.settings).items() if name not in _OUTSIDE_THE_RUN}
+        return told | {"consent": {name: told["consent"][name] for name in ("sources", "profiles")}}
 
     def standings(self) -> pa.Table:
         """schema.STANDINGS at the run's ledger sequence."""
@@ -92,8 +93,7 @@ def opened_ledger(settings: Settings) -> Iterator[tuple[Ledger, UserKeys]]:
     folder = settings.store.ledger.removeprefix("sqlite:///").rpartition("/")[0]
     if settings.store.ledger.startswith("sqlite:///") and folder:
         Path(folder).mkdir(parents=True, exist_ok=True)
-    vocabulary = Vocabulary(sources=tuple(settings.consent.sources))
-    with contextlib.closing(Ledger.open(settings.store.ledger, vocabulary)) as ledger:
+    with contextlib.closing(Ledger.open(settings.store.ledger, settings.consent.vocabulary())) as ledger:
         keys = UserKeys.load(settings.store.keys, create=settings.store.make_keys and ledger.sequence() == 0)
         ledger.bind(keys.stable.key_id)
         yield ledger, keys

@@ -6,18 +6,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engine.activity.mapping import DataSettings
+from engine.consent.settings import ConsentSettings
 from engine.evaluation.gates import GateSettings
 from engine.ranking.settings import RankSettings
 from engine.two_tower.settings import TowerSettings, TrainSettings
 from jobs.cluster import ClusterSettings
-
-
-@dataclass
-class ConsentSettings:
-    """The sources of events, and the stored profiles that a withdrawal falls back to."""
-
-    sources: list[str] = field(default_factory=list)
-    profiles: dict[str, dict[str, list[str]]] = field(default_factory=dict)
 
 
 @dataclass

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from engine.consent.vocabulary import PROFILE, Vocabulary, unknown_name
+from engine.consent.vocabulary import EVENTS, PROFILE, Vocabulary, unknown_name
 from engine.errors import ConsentError
 
 FULL = "full"
-# The groups tell purchases from the rest and nothing finer.
-_EVENTS = ("purchase", "other")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +64,9 @@ def _named(source: str, vocabulary: Vocabulary) -> str:
 
 
 def _events(event: str, vocabulary: Vocabulary) -> int:
-    if event not in _EVENTS:
-        raise unknown_name("event in a fallback profile", event, _EVENTS)
-    return vocabulary.purchase_groups if event == "purchase" else vocabulary.groups ^ vocabulary.purchase_groups
+    if event not in EVENTS:  # the groups tell purchases from the rest and nothing finer
+        raise unknown_name("event in a fallback profile", event, EVENTS)
+    return vocabulary.purchase_groups if event == EVENTS[0] else vocabulary.groups ^ vocabulary.purchase_groups
 
 
 def _union(masks: Iterable[int]) -> int:

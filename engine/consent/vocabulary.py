@@ -11,10 +11,10 @@ import difflib
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,12 @@ from engine.errors import ConsentError
 
 PROFILE = "profile"
 SENSITIVE = "sensitive"
-PURPOSES = (PROFILE, "train", "measure", SENSITIVE, "location", "cross_source")
+TRAIN = "train"
+# What conf/consent/default.yaml declares, in the same order; snapshots name their bits by it.
+PURPOSES = (PROFILE, TRAIN, "measure", SENSITIVE, "location", "cross_source")
+RELIED_ON = (PROFILE, TRAIN, SENSITIVE)  # asked for by name: by serving, and by the night
+# The kinds of events under `profile`, a bit of each source for each; every other purpose has one bit a source.
+EVENTS = ("purchase", "other")
 # One bit stays free: with all 64 in use, a person who grants everything would cover schema.NEVER, which nobody may.
 MAX_BITS = 63
 # The ledger joins names with '/' and spaces.
@@ -45,7 +50,7 @@ class Vocabulary:
     """The purposes and sources of one deployment, in the order that gives them their bits.
 
     Args:
-        purposes: `profile` first, `sensitive` among the others.
+        purposes: `profile` first, `train` and `sensitive` among the others; a team may add its own.
         sources: where events come from, such as web, app, store.
 
     Raises:
@@ -61,17 +66,24 @@ class Vocabulary:
             given = getattr(self, kind)
             names = _checked_names(kind, () if isinstance(given, str) else given)
             object.__setattr__(self, kind, names)  # settings hand over lists
-        if self.purposes[0] != PROFILE or SENSITIVE not in self.purposes:
+        for name in RELIED_ON:
+            if name not in self.purposes:
+                near = difflib.get_close_matches(name, self.purposes, 1)
+                hint = f"Did you mean it by '{near[0]}'? " if near else ""
+                raise ConsentError(
+                    f"The purposes are {', '.join(self.purposes)}: '{name}' is not among them.",
+                    f"{hint}Keep {', '.join(RELIED_ON)}: the engine asks for each of them.",
+                )
+        if self.purposes[0] != PROFILE:
             raise ConsentError(
-                f"The purposes are {', '.join(self.purposes)}.",
-                f"Put '{PROFILE}' first and keep '{SENSITIVE}': the engine asks for both.",
+                f"The purposes are {', '.join(self.purposes)}.", f"Put '{PROFILE}' first: its bits come first."
             )
         bits = (len(self.purposes) + 1) * len(self.sources)
         if bits > MAX_BITS:
             raise ConsentError(
                 f"{len(self.purposes)} purposes over {len(self.sources)} sources need {bits} bits; "
                 f"a mask holds {MAX_BITS}.",
-                f"Merge sources until there are at most {MAX_BITS // (len(self.purposes) + 1)}, or drop a purpose.",
+                " ".join(_ways_out(self.purposes, self.sources)),
             )
 
     @cached_property
@@ -141,6 +153,33 @@ class Vocabulary:
                 return granted
         raise ConsentError(f"{level} is no personalization level to serve at.", "Use 1 (none) to 4 (full).")
 
+    def translated(self, granted: int, to: Vocabulary) -> int:
+        """The same grants in the bits of another vocabulary, such as the one that a snapshot was made with.
+
+        Names decide, never bits: what the other one does not name is left out, and what this one does not name is not granted.
+
+        Args:
+            granted: mask under this vocabulary, before or after the dial; bits that name nothing are left out.
+            to: gives the bits of the result.
+        """
+        result = 0
+        for bits, shift in _moves(self, to):
+            found = granted & bits
+            result |= found << shift if shift >= 0 else found >> -shift
+        return result
+
+    def bits(self) -> dict[tuple[str, str, str], int]:
+        """The number of each bit by purpose, source and kind of event; the last is '' under purposes other than `profile`."""
+        count = len(self.sources)
+        found = {
+            (PROFILE, source, event): 2 * place + kind
+            for place, source in enumerate(self.sources)
+            for kind, event in enumerate(EVENTS)
+        }
+        for code, purpose in enumerate(self.purposes[1:], start=1):
+            found.update({(purpose, source, ""): (code + 1) * count + s for s, source in enumerate(self.sources)})
+        return found
+
     def with_sensitive(self, basis: NDArray[np.uint64]) -> NDArray[np.uint64]:
         """The same bases for a sensitive item: for each source relied on, its grant of `sensitive` is relied on too.
 
@@ -182,6 +221,29 @@ class Vocabulary:
                 "Restore the file that holds it: names and bits no longer match.",
             )
         return vocabulary
+
+
+@lru_cache(64)  # a process knows its own vocabulary, and those of the snapshots that it serves
+def _moves(of: Vocabulary, to: Vocabulary) -> tuple[tuple[int, int], ...]:
+    """What `translated` does: masks of bits that move together, and how far to the left."""
+    known, moves = to.bits(), dict[int, int]()
+    for name, bit in of.bits().items():
+        if name in known:
+            shift = known[name] - bit
+            moves[shift] = moves.get(shift, 0) | 1 << bit
+    return tuple((bits, shift) for shift, bits in moves.items())
+
+
+def _ways_out(purposes: Sequence[str], sources: Sequence[str]) -> Iterator[str]:
+    """What to merge or drop where there are too many bits."""
+    fit = MAX_BITS // (len(purposes) + 1)
+    if fit:
+        yield f"Merge sources until there are at most {fit} (they are {', '.join(sources)})"
+    spare = [name for name in purposes if name not in RELIED_ON]
+    most = MAX_BITS // len(sources) - 1  # purposes that fit over these sources
+    if spare and most >= len(RELIED_ON):
+        yield f"{'or drop' if fit else 'Drop'} {len(purposes) - most} of the purposes {', '.join(spare)}"
+    yield "in conf/consent."
 
 
 def _checked_names(kind: str, given: Sequence[object]) -> tuple[str, ...]:

@@ -68,11 +68,12 @@ class Footing:
         return bool(self.erasure) and (self.erasure > ledger_sequence or self.erased_at >= as_of)
 
 
-def footing(replica: Knowing, signals: Signals, default_level: int) -> Footing:
+def footing(replica: Knowing, signals: Signals, default_level: int, made_with: Vocabulary) -> Footing:
     """Say what may be used.
 
     Args:
         replica: gives the vocabulary and a person's standing.
+        made_with: the vocabulary of the snapshot, in whose bits the answer is.
         default_level: the surface's step of the dial, for people who have set none.
 
     Raises:
@@ -95,13 +96,16 @@ def footing(replica: Knowing, signals: Signals, default_level: int) -> Footing:
     level = int(signals.level or standing.preference or default_level)
     if standing.preference:
         level = min(level, standing.preference)
-    granted = replica.vocabulary.under(level, standing.granted)
+    known = replica.vocabulary
+    granted, allowed = known.under(level, standing.granted), standing.granted
+    if made_with is not known:
+        granted, allowed = known.translated(granted, made_with), known.translated(allowed, made_with)
     if level == Level.NONE:
         reason = "level_none"
-    elif not standing.granted & replica.vocabulary.groups:
+    elif not allowed & made_with.groups:
         reason = "no_consent"
     elif level == Level.SESSION:
         reason = "level_session"
     else:
-        reason = "" if granted & replica.vocabulary.groups else "no_consent"
-    return Footing(reason, level, granted, standing.granted, standing.sequence, standing.erased_at, standing.erasure)
+        reason = "" if granted & made_with.groups else "no_consent"
+    return Footing(reason, level, granted, allowed, standing.sequence, standing.erased_at, standing.erasure)

@@ -111,13 +111,13 @@ class Recommender:
         with self._replica.lease() as served:
             key = served.keys.stable.derive(ask.user_id) if ask.user_id else None
             signals = Signals(key, ask.level, ask.consent_token, ask.global_privacy_control, ask.minor)
-            stand = footing(self._replica, signals, chain.default_level)
+            stand = footing(self._replica, signals, chain.default_level, served.vocabulary)
             for _ in range(_TRIES):
                 made = self._make(served, chain, ask, made_us, stand)
                 if made.mode == NON_PROFILED:
                     break
                 # Last of all: what was withdrawn while the list was made must not be in it.
-                now = footing(self._replica, signals, chain.default_level)
+                now = footing(self._replica, signals, chain.default_level, served.vocabulary)
                 if now == stand:
                     break
                 stand = now
@@ -149,7 +149,7 @@ class Recommender:
         bases = candidates.basis
         within = allowed(bases, stand.granted)
         # Sensitive items ask for a grant of their own; without it they are withheld, and the profile is as whole as ever.
-        best = bases[:, 0] & np.uint64(self._replica.vocabulary.groups)
+        best = bases[:, 0] & np.uint64(served.vocabulary.groups)
         narrowed = not allowed(best, stand.granted).all()
         used = bases[within & (bases != NOBODY)]
         if not len(used):
@@ -177,12 +177,14 @@ class Recommender:
 
     def _profile(self, served: Served, bases: NDArray[np.uint64]) -> str:
         """The smallest declared profile that holds everything relied on."""
-        used = int(np.bitwise_or.reduce(bases)) & self._replica.vocabulary.groups
+        used = int(np.bitwise_or.reduce(bases)) & served.vocabulary.groups
         holding = [profile for profile in served.profiles if not used & ~profile.groups]
         return min(holding, key=lambda profile: profile.groups.bit_count()).name if holding else ""
 
     def _answer(self, served: Served, chain: Chain, ask: Ask, made_us: int, stand: Footing, made: _Made) -> Answer:
         items, slate = served.snapshot.items, made.slate
+        same = served.vocabulary is self._replica.vocabulary
+        reasons = self._reasons if same else Reasons(served.vocabulary)
         popular_why = popular_in(tuple(ask.only_categories))
         lines = []
         for item, lane, basis, score, evidence in zip(
@@ -193,7 +195,7 @@ class Recommender:
             slate.evidence.tolist(),
             strict=True,
         ):
-            why = popular_why if lane == POPULAR else self._reasons.of(items, lane, basis, evidence)
+            why = popular_why if lane == POPULAR else reasons.of(items, lane, basis, evidence)
             lines.append(Line(items.id_of(item), score, LANES[lane], why))
         return Answer(
             lines=lines,

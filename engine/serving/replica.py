@@ -42,7 +42,7 @@ class Replica:
 
     def __init__(self, settings: ServeSettings) -> None:
         self.settings = settings
-        self.vocabulary = Vocabulary(sources=tuple(settings.consent.sources))
+        self.vocabulary: Vocabulary = settings.consent.vocabulary()
         parse_profiles(settings.consent.profiles, self.vocabulary)
         self.policies: dict[str, Chain] = load_policies(settings.policy)
         self.snapshots = Snapshots(settings, self.vocabulary)

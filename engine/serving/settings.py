@@ -16,6 +16,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from engine.consent.settings import ConsentSettings
 from engine.errors import SettingsError
 
 LEVELS = ("debug", "info", "warning", "error")
@@ -36,14 +37,6 @@ class LogSettings:
 
     level: str = "info"
     format: str = "auto"
-
-
-@dataclass
-class ConsentSettings:
-    """The sources of events, and the fallback profiles."""
-
-    sources: list[str] = MISSING
-    profiles: dict[str, Any] = MISSING
 
 
 @dataclass

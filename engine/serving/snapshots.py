@@ -26,11 +26,12 @@ _TURNS = 3  # of one look, when the pointer moves meanwhile
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """One snapshot in service, with the keys and profiles that belong to it."""
+    """One snapshot in service, with the keys, the profiles and the consent vocabulary that belong to it."""
 
     snapshot: Snapshot
     keys: UserKeys
     profiles: tuple[Profile, ...]
+    vocabulary: Vocabulary  # that gives its bits their meaning; the server's own object where it is the same
     copy: int  # which one of it is mapped: its inode
 
     @property
@@ -50,7 +51,7 @@ class Snapshots:
     """What a process serves of what a registry has. Shared by all threads; nothing is fetched before the first look.
 
     Args:
-        vocabulary: that the ledger is read with; a snapshot of another one is refused.
+        vocabulary: that the ledger is read with.
 
     Raises:
         SettingsError: `snapshots` names no place for them.
@@ -274,13 +275,10 @@ class Snapshots:
         name = snapshot.manifest.snapshot_id
         try:
             made_with = Vocabulary.from_json(snapshot.vocabulary)
-            if made_with.version != self._vocabulary.version:
-                raise SnapshotError(
-                    f"Snapshot {name} was made with the consent vocabulary {made_with.version} (sources "
-                    f"{', '.join(made_with.sources)}), the ledger is read with {self._vocabulary.version} (sources "
-                    f"{', '.join(self._vocabulary.sources)}).",
-                    "Run the night with this server's conf/consent, or start the server with the snapshot's.",
-                )
+            if made_with.version == self._vocabulary.version:
+                made_with = self._vocabulary
+            else:  # grants are translated by name, so that what it does not know of is not granted
+                _log.warning("snapshot_of_another_vocabulary", snapshot=name, sources=", ".join(made_with.sources))
             keys = UserKeys.load(self._settings.keys)
             written_with = snapshot.manifest.lineage.key_id
             if written_with and written_with != keys.rotating.key_id:
@@ -293,7 +291,7 @@ class Snapshots:
         except BaseException:
             snapshot.close()
             raise
-        return Served(snapshot, keys, profiles, copy or self.registry.copy_of(name))
+        return Served(snapshot, keys, profiles, made_with, copy or self.registry.copy_of(name))
 
 
 def unforeseen(failure: Exception) -> BodegaError:

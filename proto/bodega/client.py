@@ -258,7 +258,7 @@ class Client:
         timeout: float | None = None,
         **recorded: Unpack[Recorded],
     ) -> consent_pb2.SetConsentResponse:
-        """Withdraw a purpose, for one source or all; every purpose where none is named.
+        """Withdraw a purpose, for one source or all; every purpose where none is named, a deployment's own included.
 
         Args:
             recorded: see `Recorded`.
@@ -266,9 +266,12 @@ class Client:
         Raises:
             BodegaRpcError: as `set_consent`.
         """
-        purposes = (purpose,) if purpose else PURPOSES
+        named = [purpose]
+        if not purpose:
+            held = self.get_consent(user_id, timeout=timeout).grants
+            named = list(dict.fromkeys((*PURPOSES, *(each.purpose for each in held))))
         return self.set_consent(
-            user_id, [grant(each, source, granted=False) for each in purposes], timeout=timeout, **recorded
+            user_id, [grant(each, source, granted=False) for each in named], timeout=timeout, **recorded
         )
 
     def erase_user(

@@ -248,7 +248,7 @@ def _result(
         if name == "calm":
             false_closed = int(refused.sum())
         else:
-            recovered[name] = round(max(_recovered(each, over, int(users * STEADY)) for each in by_replica), 2)
+            recovered[name] = round(max(_recovered(each, over, ended, int(users * STEADY)) for each in by_replica), 2)
     withdrawn = [each for each in notes.said if not each.granted and not each.failed]
     p50, p99 = np.percentile(np.array(notes.enforced) * 1000, [50, 99])
     calm_began, calm_over = phases[0][1:3]
@@ -276,9 +276,12 @@ def _result(
     }
 
 
-def _recovered(replies: np.ndarray, over: float, steady: int) -> float:
-    later = replies[(replies["sent"] > over) & (replies["user"] < steady) & replies["profiled"]]
-    return float(later["sent"].min() - over) if len(later) else float("inf")
+def _recovered(replies: np.ndarray, over: float, ended: float, steady: int) -> float:
+    inside = (replies["sent"] > over) & (replies["sent"] < ended)
+    later = replies[inside & (replies["user"] < steady) & replies["profiled"]]
+    if not len(later):
+        raise RuntimeError("A replica gave no profile any more once a fault was over: look at the servers' logs.")
+    return float(later["sent"].min() - over)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

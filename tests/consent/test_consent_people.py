@@ -42,7 +42,7 @@ def people(crowd: list[Held], origin: Origin = ORIGIN) -> People:
     return People(rows_of(State(*(np.array(c, kind) for c, kind in zip(columns, kinds, strict=True)))), origin)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(CROWD, st.lists(HELD, max_size=9))
 def test_everybody_is_found_and_nobody_else(crowd: list[Held], strangers: list[Held]) -> None:
     held, of = people(crowd), {each.key: each for each in crowd}
@@ -51,7 +51,7 @@ def test_everybody_is_found_and_nobody_else(crowd: list[Held], strangers: list[H
         assert held.find(each.key) == of.get(each.key)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(CROWD, CROWD, st.data())
 def test_whoever_moved_takes_their_own_place(crowd: list[Held], others: list[Held], data: st.DataObject) -> None:
     again = data.draw(st.lists(st.sampled_from(crowd), unique=True)) if crowd else []

@@ -15,7 +15,7 @@ import pytest
 from bodega.client import BodegaRpcError, Client
 from bodega.v1 import ranking_pb2
 
-from engine.consent import Change, Ledger, Vocabulary
+from engine.consent import Change, Ledger
 from engine.errors import NoSnapshot, SettingsError, UnknownThing
 from engine.identity import UserKeys
 from engine.serving.replica import Replica
@@ -36,16 +36,6 @@ def replica(shop: Shop) -> Iterator[Replica]:
 
 def problems(replica: Replica) -> dict[str, str]:
     return {code: f"{error.message} {error.remedy}" for code, error in replica.problems()}
-
-
-def test_a_snapshot_of_another_vocabulary_is_refused_and_the_old_one_serves_on(shop: Shop, replica: Replica) -> None:
-    served = replica.served
-    other = Vocabulary(sources=("web", "kiosk"))
-    shop.publish(1, vocabulary=other.to_json())
-    replica.look()
-    assert replica.served is served and replica.ready
-    told = problems(replica)["snapshot_refused"]
-    assert other.version in told and VOCABULARY.version in told and "kiosk" in told and "Run the night" in told
 
 
 def test_a_snapshot_of_another_rotating_key_is_refused(shop: Shop, replica: Replica) -> None:
@@ -80,7 +70,7 @@ def test_a_flipped_bit_is_refused_and_a_good_one_after_it_is_taken(shop: Shop, r
 
 
 def test_a_refused_snapshot_is_not_hashed_again_each_second(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    shop.publish(vocabulary=Vocabulary(sources=("web",)).to_json())
+    shop.publish(key_id="0badc0de")
     replica = Replica(shop.settings("retry_seconds=3600"))
     opened: list[str] = []
     original = Registry.open

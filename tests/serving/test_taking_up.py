@@ -16,7 +16,6 @@ import grpc
 import pytest
 from bodega.client import BodegaRpcError
 
-from engine.consent import Vocabulary
 from engine.errors import NoSnapshot, SnapshotError
 from engine.serving.replica import Replica
 from tests.serving.shop import Shop, allow
@@ -215,7 +214,7 @@ def test_promote_and_rollback_are_in_effect_when_they_return(shop: Shop, replica
 def test_what_this_process_cannot_serve_is_not_promoted(shop: Shop, replica: Replica, place: Place) -> None:
     old = replica.served
     assert old is not None
-    strange = shop.publish(1, vocabulary=Vocabulary(sources=("kiosk",)).to_json()).snapshot_id
+    strange = shop.publish(1, key_id="0badc0de").snapshot_id
     place.registry().promote(old.name)
     bad = shop.publish(2).snapshot_id
     flip(place, bad)
@@ -226,7 +225,7 @@ def test_what_this_process_cannot_serve_is_not_promoted(shop: Shop, replica: Rep
         assert place.registry().current() == old.name and replica.served is old
     place.registry().promote(strange)
     place.registry().promote(old.name)
-    with pytest.raises(SnapshotError, match="vocabulary"):
+    with pytest.raises(SnapshotError, match="rotating key"):
         replica.rollback()
     assert place.registry().current() == old.name and replica.served is old
 
