@@ -266,6 +266,7 @@ class Client:
         Raises:
             BodegaRpcError: as `set_consent`.
         """
+        refuse_unknown(recorded, Recorded)
         named = [purpose]
         if not purpose:
             held = self.get_consent(user_id, timeout=timeout).grants
