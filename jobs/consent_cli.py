@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from engine.errors import SettingsError
 from jobs.calls import HERE, OUT, Address, AsJson, Level, Out, Store, Timeout, Tls, connected, print_message
 from jobs.tables import print_table
-
-if TYPE_CHECKING:
-    from jobs.operator import Operator
 
 consent = typer.Typer(help="What a person allows.", no_args_is_help=True)
 
@@ -142,19 +139,13 @@ def _change(
 ) -> None:
     from bodega.client import grant
 
+    named = [each.partition(":") for each in changes]
+    asked = [grant(purpose, source, granted=granted) for purpose, _, source in named]
     with connected(*server) as client:
-        named = [each.partition(":") for each in changes]
-        if not changes and not granted:
-            named = [(each, "", "") for each in _asked_for(client, user)]
-        asked = [grant(purpose, source, granted=granted) for purpose, _, source in named]
-        reply = client.set_consent(
-            user, asked, preference=level.value if level else None, notice_version=notice_version, actor=actor
-        )
+        if asked or granted:
+            reply = client.set_consent(
+                user, asked, preference=level.value if level else None, notice_version=notice_version, actor=actor
+            )
+        else:
+            reply = client.withdraw(user, notice_version=notice_version, actor=actor)
     print(f"recorded as {reply.receipt_id}, change {reply.sequence}; consent token {reply.consent_token}")
-
-
-def _asked_for(client: Operator, user: str) -> list[str]:
-    """Every purpose that a withdrawal of all is for: those that come with Bodega, and a team's own that the person grants."""
-    from bodega.client import PURPOSES
-
-    return list(dict.fromkeys((*PURPOSES, *(each.purpose for each in client.get_consent(user).grants))))

@@ -161,6 +161,12 @@ def grants_in(state: str) -> tuple[Change, ...]:
     return tuple(Change(purpose, source, True) for purpose, source in pairs)
 
 
+def holds(state: str, change: Change) -> bool:
+    """Whether a state has a grant that a change is about."""
+    about = f"{change.purpose}/{change.source}"
+    return any(pair == about if change.source else pair.startswith(about) for pair in state.split())
+
+
 def recorded_change(row: Any) -> RecordedChange:
     """A row of the table `consent_changes`."""
     return RecordedChange(

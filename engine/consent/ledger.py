@@ -105,12 +105,12 @@ class Ledger:
             occurred_at: when, with a time zone, for the record; the ledger's order decides.
 
         Raises:
-            ConsentError: nothing to record, an unknown name, a bad preference or time, or a request id that was used
-                for something else.
+            ConsentError: nothing to record, a bad preference or time, a request id that was used for something else, or an
+                unknown name; what somebody holds under a name that was retired since can be withdrawn.
             LedgerUnavailable: the store failed. Nothing was recorded, unless it failed while it said so: sent again under
                 its request id, the call is recorded once, and gets the first answer.
         """
-        self._check(key, changes, preference, occurred_at)
+        retired = self._check(key, changes, preference, occurred_at)
         _check_texts(notice_version, actor, request_id)
         lines, effects = lines_of(changes, preference, self.vocabulary.sources)
         with self._store.recording() as connection:
@@ -122,7 +122,7 @@ class Ledger:
                 "recorded_at": _now(),
                 "occurred_at": None if occurred_at is None else micros(occurred_at),
             }
-            return record_lines(connection, lines, effects, about)
+            return record_lines(connection, lines, effects, about, retired)
 
     def erase(self, key: bytes, actor: str, request_id: str) -> Erasure:
         """Forget a person: nothing is granted, nothing of their history is left, and it is on disk when this returns.
@@ -328,16 +328,24 @@ class Ledger:
 
     def _check(
         self, key: bytes, changes: Sequence[Change], preference: int | None, occurred_at: datetime | None
-    ) -> None:
+    ) -> dict[Change, ConsentError]:
+        """Refuse what cannot be; returns the withdrawals of unknown names, each with the error for it."""
         _check_key(key)
         if not changes and preference is None:
             raise ConsentError("There is nothing to record.", "Send at least one change or a preference.")
+        retired = {}
         for change in changes:
-            self.vocabulary.mask(change.purpose, change.source)
+            try:
+                self.vocabulary.mask(change.purpose, change.source)
+            except ConsentError as error:
+                if change.granted:
+                    raise
+                retired[change] = error
         if preference is not None and preference not in tuple(Level):
             raise ConsentError(f"{preference} is no preference.", "Use 0 (unset) to 4 (full).")
         if occurred_at is not None and occurred_at.tzinfo is None:
             raise ConsentError(f"The time {occurred_at} has no time zone.", "Give it one, UTC for choice.")
+        return retired
 
 
 def _check_key(key: bytes) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, insert, select
 
 from engine.consent import audit
-from engine.consent.changes import Change, Recorded, advance, effect_of, in_force_order
+from engine.consent.changes import Change, Recorded, advance, effect_of, holds, in_force_order
 from engine.consent.tables import CHANGES, CURRENT, PUT_CURRENT, SPENT
 from engine.errors import ConsentError
 
@@ -44,11 +44,16 @@ def lines_of(
 
 
 def record_lines(
-    connection: Connection, lines: Sequence[dict[str, Any]], effects: Sequence[str], about: Mapping[str, Any]
+    connection: Connection,
+    lines: Sequence[dict[str, Any]],
+    effects: Sequence[str],
+    about: Mapping[str, Any],
+    retired: Mapping[Change, ConsentError],
 ) -> Recorded:
     """Append a call, unless its request id was answered before.
 
     Args:
+        retired: withdrawals of names that the vocabulary does not have, each with the error where the person does not hold it.
         connection: in a writing transaction.
         lines: from `lines_of`, as are the effects.
         about: what all lines share: user_key, notice_version, actor, request_id, recorded_at, occurred_at.
@@ -59,12 +64,15 @@ def record_lines(
     key, head = about["user_key"], audit.locked_head(connection)
     if about["request_id"] and (earlier := _earlier(connection, key, about["request_id"], lines)):
         return earlier
+    state, preference = connection.execute(_STATE, {"key": key}).one_or_none() or ("", 0)
+    for change, error in retired.items():
+        if not holds(state, change):  # a name that was mistyped would be acknowledged, and withdraw nothing
+            raise error
     sequence = head.sequence + 1
     common = {**about, "sequence": sequence, "imported": False}
     receipt = salted_receipt(common | {"user_key": key.hex()}, *lines)
     rows = [line | common | {"receipt_id": receipt, "position": place} for place, line in enumerate(lines)]
     connection.execute(_ADD, rows)
-    state, preference = connection.execute(_STATE, {"key": key}).one_or_none() or ("", 0)
     preferences = [line["preference"] for line in lines if line["preference"] is not None]
     after = {
         "user_key": key,

@@ -107,6 +107,8 @@ def _changes(request: consent_pb2.SetConsentRequest, vocabulary: Vocabulary) -> 
         try:
             vocabulary.mask(change.purpose, change.source)
         except ConsentError as error:  # the ledger would refuse it too, without knowing which field it was
+            if not change.granted:
+                continue  # the ledger knows whether it is held under a name that was retired
             raise RequestError(error.message, error.remedy, f"changes[{place}]") from error
     return changes
 

@@ -25,6 +25,7 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
 from bodega.requests import (
+    KEPT,
     PURPOSES,
     Asked,
     Level,
@@ -270,7 +271,7 @@ class Client:
         named = [purpose]
         if not purpose:
             held = self.get_consent(user_id, timeout=timeout).grants
-            named = list(dict.fromkeys((*PURPOSES, *(each.purpose for each in held))))
+            named = list(dict.fromkeys((*KEPT, *(each.purpose for each in held))))
         return self.set_consent(
             user_id, [grant(each, source, granted=False) for each in named], timeout=timeout, **recorded
         )

@@ -10,6 +10,7 @@ from typing import Literal, TypedDict, Unpack
 from bodega.v1 import common_pb2, consent_pb2, ranking_pb2
 
 Level = Literal["none", "session", "purchases", "full"]
+KEPT = ("profile", "train", "sensitive")  # purposes that every deployment has
 PURPOSES = ("profile", "train", "measure", "sensitive", "location", "cross_source")
 
 

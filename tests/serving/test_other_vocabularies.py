@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import structlog.testing
-from bodega.client import Client, grant
+from contextlib import closing
 
-from engine.consent import Vocabulary
+import pytest
+import structlog.testing
+from bodega.client import BodegaRpcError, Client, grant
+
+from engine.consent import PURPOSES, Change, Ledger, Vocabulary
 from tests.serving.shop import Shop
 
 GROWN = "consent.sources=[web,app,store,partner,kiosk]"
@@ -62,3 +65,32 @@ def test_a_source_that_nobody_is_asked_for_any_longer_is_granted_by_nobody(shop:
     with shop.served() as (_, client):
         client.set_consent("ana", [grant("profile", "store")])
         assert client.recommend("ana").provenance.reason == "no_consent"
+
+
+def test_what_is_held_under_a_retired_name_can_be_withdrawn_and_a_mistyped_name_is_still_refused(shop: Shop) -> None:
+    shop.publish()
+    with shop.served(GROWN) as (_, client):
+        client.set_consent("ana", [grant("profile", "kiosk"), grant("profile", "web")])
+    with shop.served() as (_, client):  # which has no kiosk
+        with pytest.raises(BodegaRpcError, match="kios"):
+            client.withdraw("ana", "profile", "kios")
+        with pytest.raises(BodegaRpcError, match="kiosk"):
+            client.set_consent("ana", [grant("profile", "kiosk")])
+        with pytest.raises(BodegaRpcError, match="kiosk"):
+            client.withdraw("ben", "profile", "kiosk")
+        client.withdraw("ana", "profile", "kiosk")
+        assert [(each.purpose, each.source) for each in client.get_consent("ana").grants] == [("profile", "web")]
+
+
+def test_withdrawing_all_withdraws_what_is_held_under_any_name(shop: Shop) -> None:
+    shop.publish()
+    vocabulary = Vocabulary(purposes=(*PURPOSES, "loyalty"), sources=("web", "kiosk"))
+    with closing(Ledger.open(f"sqlite:///{shop.out}/consent.db", vocabulary)) as ledger:
+        ledger.bind(shop.keys.stable.key_id)
+        for purpose in ("loyalty", "profile"):
+            change = Change(purpose, "", True)
+            ledger.record(shop.keys.stable.derive("ana"), [change], None, "n", "person", "", None)
+    with shop.served() as (_, client):
+        assert len(client.get_consent("ana").grants) == 4
+        client.withdraw("ana")
+        assert not client.get_consent("ana").grants
