@@ -164,7 +164,7 @@ def keeps_to_the_model(ledger: Ledger, history: list[Any]) -> None:
     assert check.whole and check.head == ledger.audit_head(), check
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(history=histories)
 def test_erased_stays_erased_through_any_history_and_its_replays(history: list[Any]) -> None:
     with a_ledger() as ledger:
@@ -172,7 +172,7 @@ def test_erased_stays_erased_through_any_history_and_its_replays(history: list[A
 
 
 @pytest.mark.parametrize("store", ["postgresql"], indirect=True)
-@settings(max_examples=20, deadline=None)  # each takes three times as long
+@settings(max_examples=8, deadline=None)  # each takes three times as long
 @given(history=histories)
 def test_erased_stays_erased_on_a_server_as_well(new_url: Callable[[], str], history: list[Any]) -> None:
     with a_ledger(new_url()) as ledger:

@@ -88,7 +88,7 @@ def seen(ledger: Ledger, at: int | None = None) -> dict[bytes, tuple[int, int]]:
     return dict(zip(rows["user_key"], zip(rows["granted"], rows["preference"], strict=True), strict=True))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(history=histories)
 def test_any_history_amounts_to_what_the_plain_model_says_then_and_now(
     new_url: Callable[[], str],
@@ -117,7 +117,7 @@ def test_any_history_amounts_to_what_the_plain_model_says_then_and_now(
         assert seen(ledger) == moments[-1][1] and ledger.sequence() == len(history)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(call=st.lists(changes, min_size=1, max_size=6), random=st.randoms(use_true_random=False))
 def test_a_pair_withdrawn_in_a_call_is_withdrawn_wherever_it_stands(
     new_url: Callable[[], str], call: list[Change], random: object
@@ -132,7 +132,7 @@ def test_a_pair_withdrawn_in_a_call_is_withdrawn_wherever_it_stands(
                 assert not granted & SHOP.mask(change.purpose, change.source)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(first=imported, second=imported, history=histories, random=st.randoms(use_true_random=False))
 def test_imports_in_any_row_order_amount_to_the_same_and_repeat_without_effect(
     new_url: Callable[[], str],
