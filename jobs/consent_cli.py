@@ -16,6 +16,10 @@ Known = Annotated[str, typer.Argument(help="The user id, as in the logs.")]
 Changes = Annotated[list[str], typer.Argument(metavar="PURPOSE[:SOURCE]...", help="Without a source: all of them.")]
 Notice = Annotated[str, typer.Option(help="The version of the text that the person saw.")]
 Actor = Annotated[str, typer.Option(help="person, guardian or operator.")]
+Overrides = Annotated[list[str], typer.Argument(metavar="[KEY=VALUE]...", help="Settings, such as consent=team.")]
+Whose = Annotated[
+    str, typer.Option("--user", help="The user id, as in the logs; without it, a line of standard input.")
+]
 
 
 @consent.command("get")
@@ -69,6 +73,34 @@ def consent_withdraw(
     _change(user, changes, False, None, notice_version, actor, (address, tls, timeout))
 
 
+@consent.command("tcf")
+def consent_tcf(
+    user: Known,
+    source: Annotated[str, typer.Option(help="Where it was asked for, such as web.")],
+    vendor: Annotated[int, typer.Option(help="The shop's number on the Global Vendor List.")],
+    overrides: Annotated[list[str], typer.Argument(metavar="[KEY=VALUE]...", help="Such as consent=team.")] = [],  # noqa: B006
+    notice_version: Notice = "",
+    address: Address = HERE,
+    tls: Tls = "",
+    timeout: Timeout = 5.0,
+) -> None:
+    """Record what a TC string, a line of standard input, grants and withdraws for one source."""
+    import sys
+
+    from jobs.tcf import changes_of
+
+    said = changes_of(sys.stdin.readline().strip(), source, vendor, overrides)
+    for granted in (True, False):
+        if named := [f"{each.purpose}:{each.source}" for each in said if each.granted is granted]:
+            print(f"{'grants' if granted else 'withdraws'} {', '.join(named)}")
+    with connected(address, tls, timeout) as client:
+        from bodega.client import grant
+
+        asked = [grant(each.purpose, each.source, granted=each.granted) for each in said]
+        reply = client.set_consent(user, asked, notice_version=notice_version)
+    print(f"recorded as {reply.receipt_id}, change {reply.sequence}; consent token {reply.consent_token}")
+
+
 @consent.command("erase")
 def consent_erase(
     user: Known,
@@ -97,8 +129,8 @@ def consent_erase(
 
 @consent.command("receipt")
 def consent_receipt(
-    overrides: Annotated[list[str], typer.Argument(metavar="[KEY=VALUE]...", help="Such as consent=team.")] = [],  # noqa: B006
-    user: Annotated[str, typer.Option(help="The user id, as in the logs; without it, a line of standard input.")] = "",
+    overrides: Overrides = [],  # noqa: B006 - as above
+    user: Whose = "",
     out: Out = OUT,
 ) -> None:
     """Print what is recorded of a person's consent, as JSON-LD after ISO/IEC TS 27560."""
@@ -113,19 +145,58 @@ def consent_receipt(
 
 @consent.command("audit")
 def consent_audit(
+    overrides: Overrides = [],  # noqa: B006 - as above
     out: Out = OUT,
     last: Annotated[int, typer.Option(help="Rows to print.")] = 10,
     against: Annotated[
-        list[str], typer.Option(metavar="SNAPSHOT", help="Its recorded head must be in the log; may be repeated.")
+        list[str], typer.Option(metavar="SNAPSHOT", help="It must be there, and its head in the log; may be repeated.")
     ] = [],  # noqa: B006 - as above
     store: Store = "",
     as_json: AsJson = False,
 ) -> None:
-    """Check the audit log's chain, and print its last rows; exit 4 where it is not whole."""
+    """Check the audit log's chain, hold ledger and snapshots against it, print its last rows; exit 4 where anything is wrong."""
     from jobs.audit import audit, show
 
-    check, rows, heads = audit(out, store, last, against)
-    raise typer.Exit(show(check, rows, heads, as_json))
+    raise typer.Exit(show(audit(out, overrides, store, last, against), as_json))
+
+
+@consent.command("held")
+def consent_held(
+    overrides: Overrides = [],  # noqa: B006 - as above
+    user: Annotated[
+        str, typer.Option(help="One person, by the id as in the logs; '-': a line of standard input.")
+    ] = "",
+    out: Out = OUT,
+    store: Store = "",
+    as_json: AsJson = False,
+) -> None:
+    """What is held of people, copy by copy: how many, for what, since and until when; or of one person."""
+    import sys
+
+    if not user:
+        from jobs.held import held, show
+
+        show(held(out, overrides, store), as_json)
+        return
+    from jobs.held_person import held_of
+    from jobs.held_person import show as show_person
+
+    given = sys.stdin.readline().rstrip("\n") if user == "-" else user  # other users of the machine see an argument
+    show_person(held_of(out, overrides, store, given), as_json)
+
+
+@consent.command(
+    "decide",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+    add_help_option=False,
+)
+def consent_decide(context: typer.Context) -> None:
+    """Make a reply again from what it followed from, and compare: python -m engine.serving.decide --request FILE ..."""
+    import os
+    import sys
+
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", "engine.serving.decide", *context.args])  # which jobs do not import
 
 
 def _change(

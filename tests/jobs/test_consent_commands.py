@@ -16,7 +16,7 @@ import pytest
 
 from engine.consent import Change, Ledger
 from engine.snapshot import About, Manifest, Registry, read_manifest
-from tests.nights import Ran
+from tests.nights import ROOT, Ran
 from tests.serving.shop import VOCABULARY, Shop, allow
 from tests.snapshot_builder import build_snapshot
 
@@ -80,13 +80,18 @@ def test_nobody_is_erased_without_saying_so_twice(shop: Shop) -> None:
 def test_a_whole_log_is_told_with_its_last_rows(out: Path) -> None:
     done = bodega("consent", "audit", "--out", str(out), "--last", "2")
     assert done.code == 0, done.err
-    *rows, summary = done.out.splitlines()
+    *rows, summary, beside, gone = done.out.splitlines()
     assert [row.split()[0] for row in rows] == ["5", "6"]
     assert "guardian person_erased -> 4" in rows[0] and "because" in rows[1]
     assert summary.startswith("audit log: 6 rows, head ") and summary.endswith(", whole")
     told = json.loads(bodega("consent", "audit", "--out", str(out), "--last", "1", "--json").out)
     assert (told["whole"], told["rows"], told["fault"]) == (True, 6, "")
     assert told["last"][0]["detail"] == {"snapshot": "20260130-000000000000", "because": "clicks"}
+    assert beside == (
+        "ledger: agrees with the log; people 3, changes 2, erasures 1, receipts 3, imports 0, imports thinned 0, gone 1"
+    )
+    assert gone.startswith("ledger: of 1 changes nothing is left")
+    assert told["ledger"]["sound"] and (told["ledger"]["people"], told["ledger"]["gone"]) == (3, 1)
     assert told["head"] == told["last"][0]["hash"] and told["head"] in summary
     for key in KEYS:
         assert key.hex() not in done.out
@@ -125,30 +130,64 @@ def test_what_was_done_to_the_log_is_found_and_named(
     assert not told["whole"] and told["rows"] == sound and told["fault"]
 
 
-def test_a_log_cut_off_with_all_that_tells_of_it_is_found_by_a_manifest(out: Path) -> None:
+def test_a_log_cut_off_with_all_that_tells_of_it_is_found_by_the_snapshots_of_the_store(out: Path) -> None:
     with closing(Ledger.open(f"sqlite:///{out}/consent.db", VOCABULARY)) as ledger:
         early, late = ledger.audit_head(1), ledger.audit_head(4)
     names = {at: recorded(out, head, seed) for seed, (at, head) in enumerate({"early": early, "late": late}.items())}
     without = recorded(out, "", 2)
-    against = [word for name in (*names.values(), without) for word in ("--against", name)]
-    assert bodega("consent", "audit", "--out", str(out), *against).code == 0
+    assert bodega("consent", "audit", "--out", str(out)).code == 0
     with closing(sqlite3.connect(out / "consent.db")) as database, database:
         database.execute("DELETE FROM consent_audit WHERE number > 3")
         head = database.execute("SELECT hash FROM consent_audit WHERE number = 3").fetchone()[0]
         database.execute("UPDATE consent_ledger SET sequence = 3, audited = 3, audit_head = ?", (head,))
-    assert bodega("consent", "audit", "--out", str(out)).code == 0, "nothing in the database tells of it"
-    done = bodega("consent", "audit", "--out", str(out), *against)
+        erased = database.execute("DELETE FROM consent_tombstones RETURNING user_key").fetchone()[0]
+        database.execute("DELETE FROM consent_current WHERE user_key = ?", erased and (erased,))
+        database.execute("DELETE FROM consent_changes WHERE sequence = 1")
+    nowhere = bodega("consent", "audit", "--out", str(out), "--store", str(out / "nothing"))
+    assert nowhere.code == 4 and "no erasure came after it" in nowhere.out and "audit log: 3 rows" in nowhere.out
+    done = bodega("consent", "audit", "--out", str(out))
     assert done.code == 4
     verdicts = {line.split()[1].rstrip(":"): line for line in done.out.splitlines() if line.startswith("snapshot ")}
     assert verdicts[names["early"]].endswith("in the log") and "NOT" not in verdicts[names["early"]]
     assert verdicts[names["late"]].endswith("NOT in the log")
     assert verdicts[without].endswith("was made without an audit log")
-    told = json.loads(bodega("consent", "audit", "--out", str(out), "--json", *against).out)["snapshots"]
+    told = json.loads(bodega("consent", "audit", "--out", str(out), "--json").out)["snapshots"]
     assert {name: each["in_log"] for name, each in told.items()} == {
         names["early"]: True,
         names["late"]: False,
         without: False,
     }
+
+
+def test_a_manifest_that_cannot_be_read_is_named_and_no_agreement_claimed(out: Path) -> None:
+    with closing(Ledger.open(f"sqlite:///{out}/consent.db", VOCABULARY)) as ledger:
+        name = recorded(out, ledger.audit_head(1), 0)
+    (out / "snapshots" / name / "manifest.json").write_text("{")
+    done = bodega("consent", "audit", "--out", str(out))
+    assert done.code == 4 and f"snapshot {name}: NOT compared" in done.out
+
+
+def test_a_ledger_of_an_older_format_is_told_so_and_stays_as_it_is(tmp_path: Path) -> None:
+    file = tmp_path / "consent.db"
+    with closing(sqlite3.connect(file)) as database:
+        database.executescript((ROOT / "tests" / "consent" / "format_1.sql").read_text())
+    file.chmod(0o400)
+    before = file.read_bytes()
+    done = bodega("consent", "audit", "--out", str(tmp_path))
+    assert done.code == 4 and "has format 1" in done.err and "raises it in place" in done.err
+    assert file.read_bytes() == before
+
+
+def test_what_was_changed_beside_the_log_is_found_though_the_log_is_whole(out: Path) -> None:
+    with closing(sqlite3.connect(out / "consent.db")) as database, database:
+        database.execute("UPDATE consent_current SET granted = 'profile/web train/web' WHERE sequence = 2")
+    before = (out / "consent.db").read_bytes()
+    done = bodega("consent", "audit", "--out", str(out))
+    assert done.code == 4 and "1 FAULTS, the first at 2: what a standing grants" in done.out
+    assert "6 rows" in done.out and ", whole" in done.out
+    assert (out / "consent.db").read_bytes() == before
+    told = json.loads(bodega("consent", "audit", "--out", str(out), "--json").out)
+    assert (told["whole"], told["fault"], told["ledger"]["faults"]) == (False, "", 1)
 
 
 def test_a_folder_without_a_ledger_gets_none_by_being_looked_at(tmp_path: Path) -> None:
