@@ -218,7 +218,9 @@ def _check_format(connection: Connection) -> None:
 
 def _size(connection: Connection) -> int:
     if connection.dialect.name == "postgresql":
-        asked = text("SELECT sum(pg_total_relation_size(CAST(name AS regclass))) FROM unnest(:names) AS name")
+        asked = text(
+            "SELECT sum(pg_total_relation_size(CAST(name AS regclass))) FROM unnest(CAST(:names AS text[])) AS name"
+        )
         names = {"names": [table.name for table in METADATA.sorted_tables]}
         return int(connection.execute(asked, names).scalar_one())
     path = Path(str(connection.exec_driver_sql("PRAGMA database_list").all()[0][2]))
