@@ -19,6 +19,7 @@ from engine.errors import SettingsError
 from engine.snapshot import Registry
 from engine.snapshot.pointer import ID
 from jobs.receipt import composed
+from jobs.settings import Settings
 
 _BROKEN = 4  # the exit code of ConsentError
 # Rows of the audit log name neither purposes nor sources, so that any vocabulary reads them.
@@ -62,14 +63,18 @@ def audit(out: Path, overrides: Sequence[str], store: str, last: int, against: S
     settings = composed(out.resolve(), overrides)
     url = settings.store.ledger
     there(url)
-    registry = Registry(
-        store or settings.store.snapshots, settings.store.cache if "://" in settings.store.snapshots else None
-    )
+    registry = registry_of(settings, store)
     manifests = {each.snapshot_id: each for each in registry.list()}
     manifests |= {name: registry.manifest(name) for name in against}
     heads = {name: each.lineage.audit_head for name, each in manifests.items()}
     with contextlib.closing(LedgerView.open(url, _ANY)) as ledger:
         return Audit(ledger.examine(tuple(heads.values()), last), heads, _unread(registry, manifests))
+
+
+def registry_of(settings: Settings, store: str) -> Registry:
+    """The snapshots of a deployment; `store` in the place of the settings', where it is given."""
+    where = store or settings.store.snapshots
+    return Registry(where, settings.store.cache if "://" in where else None)
 
 
 def there(url: str) -> None:

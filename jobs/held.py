@@ -18,7 +18,7 @@ from engine.errors import BodegaError
 from engine.schema import NEVER
 from engine.snapshot import Manifest, Registry
 from jobs import copies
-from jobs.audit import there
+from jobs.audit import registry_of, there
 from jobs.copies import BEYOND, RunFiles
 from jobs.night import moment, table
 from jobs.receipt import composed
@@ -52,7 +52,7 @@ def held(out: Path, overrides: Sequence[str], store: str) -> list[Copy]:
     """
     settings = composed(out.resolve(), overrides)
     there(settings.store.ledger)
-    registry = Registry(store or settings.store.snapshots)
+    registry = registry_of(settings, store)
     with contextlib.closing(LedgerView.open(settings.store.ledger, settings.consent.vocabulary())) as ledger:
         found = [_ledger(ledger)]
         found += _parts(settings)

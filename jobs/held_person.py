@@ -20,7 +20,7 @@ from engine.errors import SnapshotError
 from engine.identity import UserKeys
 from engine.snapshot import Manifest, Registry, Snapshot, UserRecord
 from jobs import copies
-from jobs.audit import there
+from jobs.audit import registry_of, there
 from jobs.copies import BEYOND, basis_words
 from jobs.night import moment
 from jobs.receipt import _known, composed
@@ -48,7 +48,7 @@ def held_of(out: Path, overrides: Sequence[str], store: str, user: str) -> Told:
     there(settings.store.ledger)
     keys = UserKeys.load(settings.store.keys)
     stable, rotating = keys.stable.derive(user), keys.rotating.derive(user)
-    registry = Registry(store or settings.store.snapshots)
+    registry = registry_of(settings, store)
     unseen = [f"{name}: {why}" for name, why in BEYOND]
     with contextlib.closing(LedgerView.open(settings.store.ledger, settings.consent.vocabulary())) as ledger:
         ledger.check_key(keys.stable.key_id)

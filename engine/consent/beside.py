@@ -172,13 +172,15 @@ def _hold_changes(window: _Window, rows: list[tuple[Any, ...]], found: Beside) -
         "a row and the log disagree on what was imported",
     )
     ends = np.append(starts[1:], len(inside))
-    for start, end, where, kind in zip(
-        starts.tolist(), ends.tolist(), place[starts].tolist(), kinds[starts], strict=True
-    ):
+    begun = place[starts]
+    calls = zip(
+        starts.tolist(), ends.tolist(), begun.tolist(), kinds[starts].tolist(), told.digest[begun].tolist(), strict=True
+    )
+    for start, end, where, kind, digest in calls:
         call = inside[start:end]
         if kind == CHANGED:
             receipt, sequence = call[0][11], call[0][1]
-            if digest_of(receipt) != told.digest[where]:
+            if digest_of(receipt) != digest:
                 found.note(sequence, "a receipt is not the one that the log tells of")
             elif not call_holds(call):
                 found.note(sequence, "a row is not what its receipt was made of")

@@ -17,6 +17,7 @@ import pytest
 from engine.consent import Change, Ledger
 from engine.snapshot import About, Manifest, Registry, read_manifest
 from tests.nights import ROOT, Ran
+from tests.postgres_server import PostgresServer
 from tests.serving.shop import VOCABULARY, Shop, allow
 from tests.snapshot_builder import build_snapshot
 
@@ -203,3 +204,14 @@ def test_a_snapshot_that_is_not_there_is_named(out: Path) -> None:
 @pytest.fixture
 def shop(tmp_path: Path) -> Shop:
     return Shop(tmp_path / "out")
+
+
+def test_a_ledger_on_postgresql_is_audited_as_one_in_a_file(tmp_path: Path, postgres: PostgresServer) -> None:
+    url = postgres.url(postgres.schema())
+    with closing(Ledger.open(url, VOCABULARY)) as ledger:
+        grant_to(ledger, *KEYS)
+        ledger.erase(KEYS[0], "person", "")
+    done = bodega("consent", "audit", "--out", str(tmp_path), "--json", f"store.ledger='{url}'")
+    assert done.code == 0, done.err
+    told = json.loads(done.out)
+    assert told["whole"] and told["rows"] == 5 and told["ledger"]["receipts"] == 4 and not list(tmp_path.iterdir())
