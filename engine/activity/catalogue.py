@@ -5,6 +5,7 @@ from __future__ import annotations
 import polars as pl
 import pyarrow as pa
 
+from engine.activity.categories import PREFIX
 from engine.activity.files import locate
 from engine.activity.mapping import DataSettings
 from engine.activity.parquet import FLAG, MAYBE_TEXT, MOMENT, NUMBER, TEXT, TEXTS, as_time, read
@@ -50,6 +51,8 @@ def read_catalogue(data: DataSettings) -> tuple[pa.Table, pa.Array]:
     frame = pl.DataFrame(table)
     if frame["item_id"].null_count() or (frame["item_id"] == "").any():
         raise DataError(f"{path}: a row has no item_id.", "Give each item an id, or leave the row out.")
+    if frame["item_id"].str.starts_with(PREFIX).any():
+        raise DataError(f"{path}: an item_id begins as categories do in parts of the log.", "Take NUL out of item ids.")
     twice = frame.filter(pl.col("item_id").is_duplicated())["item_id"]
     if len(twice):
         raise DataError(f"{path}: item '{twice[0]}' stands there more than once.", "Keep one row an item.")

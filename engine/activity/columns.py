@@ -15,6 +15,8 @@ from engine.schema import EVENTS, TIME
 
 UNDO = 100  # event codes from here on take back the event `code - UNDO`
 NOT_READ, UNKNOWN = 255, 254  # event codes of rows that are not taken
+DISMISSES = EVENTS.index("dismiss_category")  # in schema.ACTIVITY of the item's own category, its leaf
+AT_DEPTH, DEEPEST = 200, 50  # AT_DEPTH + depth in schema.ACTIVITY: of that step of the item's path, 1 being the root
 OLDEST = 315_532_800_000_000  # 1980 in microseconds: before it, a unit was mistaken or a clock unset
 DAY = 86_400_000_000
 STEPS = 2_900_000  # days after 1980 that still have a date; an order reaches no further
@@ -34,6 +36,8 @@ _OPTIONAL = ("event_id", "value", "session_id", "flags")
 
 def event_name(code: int) -> str:
     """What an event code is called in reports."""
+    if AT_DEPTH < code <= AT_DEPTH + DEEPEST:
+        return EVENTS[DISMISSES]
     return EVENTS[code] if code < UNDO else f"undo {EVENTS[code - UNDO]}"
 
 

@@ -16,16 +16,19 @@ import pyarrow as pa
 from pyarrow import fs
 
 from engine.activity.mapping import DataSettings, near_miss
-from engine.errors import DataError
+from engine.errors import DataError, SettingsError
 
 UNREADABLE = "unreadable"
+LIVE = "live:/"  # begins the names of files below data.live, which may lie under the same dates as the log's
 _AT_ONCE = 8 << 20  # bytes; each read is a request to an object store
 _RACY_NS = 2_000_000_000  # a file that changed so shortly before it was read may change again within its clock's tick
 
 
 @dataclass(frozen=True, slots=True)
 class LogFile:
-    """A file: its path inside the filesystem, its name below data.path, bytes, and when it changed, ns since 1970 or 0."""
+    """A file: its path inside the filesystem, its name below data.path, or LIVE and that below data.live, bytes, and when it
+    changed, ns since 1970 or 0.
+    """
 
     path: str
     name: str
@@ -78,7 +81,38 @@ def log_files(data: DataSettings) -> list[LogFile]:
     if not found:
         told = f"No Parquet file under {without_secrets(data.path)} in {', '.join(data.log)}."
         raise DataError(told, "Check data.path and data.log.")
+    if any(name.startswith(LIVE) for name in found):
+        raise DataError(f"data.log names files under '{LIVE}'.", "Give that folder another name.")
     return [found[name] for name in sorted(found)]
+
+
+def live_files(data: DataSettings) -> list[LogFile]:
+    """The files below `data.live`, by name; none where it is empty or not there yet.
+
+    Raises:
+        DataError: the folder cannot be listed. SettingsError: there are some, and the log has an order in place of times.
+    """
+    if not data.live:
+        return []
+    filesystem, root = locate(data.live)
+    shown = without_secrets(data.live)
+    try:
+        if filesystem.get_file_info(root).type == fs.FileType.NotFound:
+            return []
+        entries = _entries(filesystem, root, ".", shown)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        told = f"{shown} cannot be listed: {error}"
+        raise DataError(told, "Check data.live, that its store answers, and who may read it.") from error
+    if entries and data.order:
+        raise SettingsError(
+            f"data.order gives the log an order in place of times, and the events in {shown} have times.",
+            "Set data.live= to leave them out, or map a time in data.columns.",
+        )
+    found = (
+        LogFile(entry.path, LIVE + entry.path.removeprefix(root).strip("/"), entry.size or 0, entry.mtime_ns or 0)
+        for entry in entries
+    )
+    return sorted(found, key=lambda file: file.name)
 
 
 def _entries(filesystem: fs.FileSystem, root: str, part: str, shown: str) -> list[fs.FileInfo]:

@@ -7,7 +7,7 @@ import difflib
 import math
 import zoneinfo
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -62,6 +62,7 @@ class DataSettings:
     name: str = ""
     path: str = ""  # folder or URI that pyarrow.fs opens
     log: list[str] = field(default_factory=lambda: ["log"])  # files or folders below path
+    live: str = ""  # folder or URI to which servers ship the events that they took; empty: none are read
     catalogue: str = "catalogue.parquet"
     grants: GrantRule = field(default_factory=GrantRule)
     columns: dict[str, str] = field(default_factory=dict)
@@ -88,6 +89,12 @@ class DataSettings:
     def item_column(self, name: str) -> str:
         """The team's name of a contract column of the catalogue; empty when it has none."""
         return self.item_columns.get(name, "" if self.item_columns else name)
+
+    def plain(self) -> DataSettings:
+        """The same rules for files that keep the contract as it stands, as those under `live` do."""
+        return replace(
+            self, path=self.live, log=[], columns={}, constants={}, events={}, time_unit="", time_zone="UTC", order=""
+        )
 
     def as_of_microseconds(self) -> int | None:
         """`as_of` since 1970, UTC where it names no zone; None where it is empty.
@@ -136,6 +143,8 @@ class DataSettings:
                 "data.events_per_user must be at least 1, and data.bad_rows_allowed and bad_files_allowed lie in 0..1.",
                 "Correct conf/data.",
             )
+        if self.weights.get("dismiss_category"):
+            raise SettingsError("data.weights.dismiss_category is set.", "Leave it out: dismissing is no interest.")
         _known([self.coarsen.time], COARSE_TIMES, "data.coarsen.time")
         if not 0 <= self.coarsen.price_bands <= 100:
             raise SettingsError(f"data.coarsen.price_bands is {self.coarsen.price_bands}.", "Give 0 to 100.")

@@ -29,7 +29,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from engine.activity.columns import event_name
-from engine.activity.files import LogFile
+from engine.activity.files import LIVE, LogFile
 from engine.activity.order import Events
 from engine.identity import KEY_BYTES
 from engine.schema import USER_KEY
@@ -64,6 +64,11 @@ class Partition:
         with contextlib.suppress(ValueError):
             return dt.date.fromisoformat(self.name.rpartition("/")[2].removeprefix("date="))
         return None
+
+    @property
+    def live(self) -> bool:
+        """Whether servers shipped it, so that it is read by the contract as it stands."""
+        return self.name.startswith(LIVE)
 
 
 def partitions(files: Iterable[LogFile]) -> list[Partition]:

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyarrow import fs
 
+from engine.activity.categories import about_categories
 from engine.activity.columns import (
     DAY,
     NOT_READ,
@@ -63,9 +64,9 @@ _COARSE = {"": 1, "minute": 60_000_000, "hour": 3_600_000_000, "day": DAY}
 class Rules:
     """What every file is read against.
 
-    items: all item ids of the catalogue, ascending, offered or not. dropped: those not offered. sources: the consent
-    vocabulary's, in the order of their codes. now: microseconds since the epoch; an event more than a day later is
-    quarantined, where times are times. salt: seeds the marks of events, so that they do not give an event_id away.
+    items: all item ids of the catalogue, offered or not, and Categories.ids, ascending. dropped: item ids not offered.
+    sources: the consent vocabulary's, in the order of their codes. now: microseconds since the epoch; an event more than a day
+    later is quarantined, where times are times. salt: seeds the marks of events, so that they do not give an event_id away.
     since: (256,) by event code, the earliest time of an event that is carried on; None: all are.
     """
 
@@ -132,10 +133,10 @@ def check(batch: pa.RecordBatch, rules: Rules, people: People, line: int = 0) ->
     user, known = text["user_id"]
     pseudonyms, bad = people.of(known)
     bad_user = padded(bad, False)
-    item_code, item_names = text["item_id"]
+    event, at_least = events(text["event"], data)
+    text["item_id"] = item_code, item_names = about_categories(batch, text["item_id"], event)
     place = padded(_places(item_names, rules.items), -1)
     nameless = padded(pc.equal(item_names, "").to_numpy(zero_copy_only=False), True)
-    event, at_least = events(text["event"], data)
     source = sources(text["source"], rules.sources)
     ts, timeless = times(batch, data)
     value, valued = values(batch)

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from engine.activity.categories import Categories
 from engine.activity.columns import DAY, UNDO, event_name
 from engine.activity.gather import Gathered, gather
+from engine.activity.gifts import mark_gifts
 from engine.activity.granted import granted_events
+from engine.activity.keys import KEY, column, find
+from engine.activity.linked import Moved
 from engine.activity.mapping import DataSettings
 from engine.activity.merge import ROW, Packed
 from engine.activity.order import Events
 from engine.activity.parts import PartStore
 from engine.activity.undo import standing
 from engine.activity.wants import popular
-from engine.identity import KEY_BYTES, UserKeys
+from engine.identity import UserKeys
 from engine.schema import EVENTS, POPULARITY
 
-_KEY = f"S{KEY_BYTES}"
 # What a want says when conf/data does not weigh it otherwise. Impressions and dismissals say nothing of interest.
 WEIGHTS = {"view": 0.1, "click": 0.2, "cart": 0.5, "purchase": 1.0, "like": 1.0, "gift": 0.0}
 
@@ -33,7 +36,7 @@ class Tonight:
     schema.STANDINGS, by key. trainable, profilable: per source code, the mask whose grant the purpose needs. sensitive:
     (I,) items whose events tell more than others, and sensitive_masks: per source, what these need besides. as_of, moments:
     microseconds since the epoch; popularity is wanted at each moment, counting nothing later. half_life: days after which
-    a want counts half for popularity.
+    a want counts half for popularity. categories: whose ids `places` counts behind the items.
     """
 
     data: DataSettings
@@ -49,6 +52,8 @@ class Tonight:
     as_of: int
     moments: tuple[int, ...]
     half_life: float
+    moved: Moved | None = None  # whose ids are linked; the standings then have the persons too
+    categories: Categories = field(default_factory=Categories.none)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,6 +71,12 @@ class Settled:
     oldest: dict[str, int]
     people: int
     unprofiled: int
+
+
+def interest(data: DataSettings) -> NDArray[np.float32]:
+    """(len(EVENTS),) what an event of each kind says of interest; nothing is wanted by dismissing."""
+    weights = {**WEIGHTS, **data.weights, "dismiss_category": 0.0}
+    return np.array([weights.get(name, 0.0) for name in EVENTS], np.float32)
 
 
 def retained_since(data: DataSettings, as_of: int) -> NDArray[np.int64]:
@@ -89,19 +100,20 @@ def settle_bucket(bucket: int, buckets: int, tonight: Tonight) -> Settled:
         buckets,
         retained_since(data, tonight.as_of),
         tonight.as_of,
+        tonight.moved,
     )
     counts = found.counts
     events, ends = _standing(found)
     counts["-undone_or_undoing"] = len(found.events) - len(events)
-    ends = ends[:-1]
+    events, ends = tonight.categories.resolved(events, len(tonight.sensitive)), ends[:-1]
     known, strangers = np.split(events, [ends[-1] if len(ends) else 0])
     granted, erased = _ledger(found, tonight)
     named = len(known)
     known, ends = _remembered(known, ends, erased)
     counts["-erased"], counts["-anonymous"] = named - len(known), len(strangers)
-    weights = {**WEIGHTS, **data.weights}
+    mark_gifts(known, ends)
     want = np.zeros(256, np.float32)  # as wide as a code, for compiled code does not look whether a place is there
-    want[: len(EVENTS)] = [weights.get(name, 0.0) for name in EVENTS]
+    want[: len(EVENTS)] = interest(data)
     when = (tonight.as_of, tonight.moments, tonight.half_life)
     popularity = popular(known, ends, strangers, want, when, len(tonight.sensitive))
     kept = granted_events(
@@ -120,7 +132,7 @@ def settle_bucket(bucket: int, buckets: int, tonight: Tonight) -> Settled:
         [_table(*each) for each in zip(*popularity, strict=True)],
         dict(counts),
         {event_name(code): int(found.expired[code]) for code in np.flatnonzero(found.expired).tolist()},
-        {EVENTS[code]: moment for code, moment in kept.oldest.items()},
+        _by_name(kept.oldest),
         asked,
         asked - kept.people,
     )
@@ -154,23 +166,17 @@ def _ledger(found: Gathered, tonight: Tonight) -> tuple[NDArray[np.uint64], NDAr
     """(P,) what each person granted, and up to when they are erased; nothing is assumed of whom the ledger does not know."""
     granted, erased = np.zeros(len(found.keys), np.uint64), np.zeros(len(found.keys), np.int64)
     standings = tonight.standings
-    if len(granted) and standings.num_rows:
-        stable = np.frombuffer(tonight.keys.unsealed(found.keys.tobytes(), found.seals.tobytes()), _KEY)
-        column = standings["user_key"].combine_chunks()
-        listed = np.frombuffer(column.buffers()[1], _KEY, len(column), column.offset * KEY_BYTES)
-        place = places_in(listed, stable)
-        known = np.flatnonzero(listed[place] == stable)
+    if len(granted):
+        stable = np.frombuffer(tonight.keys.unsealed(found.keys.tobytes(), found.seals.tobytes()), KEY)
+        place, known = find(column(standings, "user_key"), stable)
         granted[known] = standings["granted"].to_numpy()[place[known]]
         erased[known] = standings["erased_at"].to_numpy()[place[known]]
     return granted, erased
 
 
-def places_in(listed: NDArray[np.bytes_], keys: NDArray[np.bytes_]) -> NDArray[np.int64]:
-    """(N,) where each of (N,) S16 keys stands among ascending ones, if it is there."""
-    high, wanted = (np.ascontiguousarray(each).view(">u8")[::2].astype(np.uint64) for each in (listed, keys))
-    alike = bool((high[1:] == high[:-1]).any())  # once in ages; else numbers do, in a third of the time of bytes
-    place = np.searchsorted(listed, keys) if alike else np.searchsorted(high, wanted)
-    return np.minimum(place, len(listed) - 1)
+def _by_name(oldest: dict[int, int]) -> dict[str, int]:
+    """The oldest of each event; several codes may be one."""
+    return {event_name(code): moment for code, moment in sorted(oldest.items(), key=lambda each: -each[1])}
 
 
 def _table(weight: NDArray[np.float64], people: NDArray[np.int64], there: NDArray[np.bool_]) -> pa.Table:

@@ -7,10 +7,10 @@ from engine.consent.imports import KEYED_GRANTS
 from engine.consent.ledger import Ledger
 from engine.consent.profiles import FULL, Profile, parse_profiles
 from engine.consent.tokens import consent_token, sequence_of
-from engine.consent.vocabulary import PROFILE, PURPOSES, SENSITIVE, Level, Vocabulary
+from engine.consent.vocabulary import CROSS_SOURCE, PROFILE, PURPOSES, SENSITIVE, Level, Vocabulary
 
 __all__ = [
-    "FULL", "KEYED_GRANTS", "MODEL_BOUND", "PROFILE", "PURPOSES", "SENSITIVE", "AuditCheck", "AuditRow", "Change", "Erasure",
-    "Imported", "Ledger", "Level", "Profile", "Recorded", "RecordedChange", "Standing", "Vocabulary", "consent_token",
-    "parse_profiles", "sequence_of",
+    "CROSS_SOURCE", "FULL", "KEYED_GRANTS", "MODEL_BOUND", "PROFILE", "PURPOSES", "SENSITIVE", "AuditCheck", "AuditRow",
+    "Change", "Erasure", "Imported", "Ledger", "Level", "Profile", "Recorded", "RecordedChange", "Standing", "Vocabulary",
+    "consent_token", "parse_profiles", "sequence_of",
 ]  # fmt: skip

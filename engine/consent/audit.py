@@ -103,6 +103,11 @@ def locked_head(connection: Connection) -> Head:
     return Head(int(sequence), int(number), str(last))
 
 
+def sequence(connection: Connection) -> int:
+    """The number of the last call recorded; waits for no writer."""
+    return int(connection.execute(select(LEDGER.c.sequence)).scalar_one())
+
+
 def append(
     connection: Connection,
     head: Head,
@@ -111,7 +116,7 @@ def append(
     action: str,
     detail: Mapping[str, Any],
     sequence: int | None = None,
-) -> None:
+) -> Head:
     """Add a row, and move the ledger on where a sequence is given.
 
     Args:
@@ -119,12 +124,16 @@ def append(
         head: from `locked_head` in this transaction; not to be used again after this.
         at: microseconds since the epoch.
         sequence: where the ledger has come to with what is told; None where it did not move.
+
+    Returns:
+        Where both stand now.
     """
     row = (head.number + 1, at, actor, action, sequence, canonical(detail), head.hash)
     made = _hash(row)
     connection.execute(_ADD, dict(zip(_ROW, row, strict=True)) | {"hash": made})
     to = head.sequence if sequence is None else sequence
     connection.execute(_MOVE, {"to_sequence": to, "to_audited": head.number + 1, "to_audit_head": made})
+    return Head(to, head.number + 1, made)
 
 
 def head_at(connection: Connection, sequence: int | None) -> str:

@@ -2,6 +2,9 @@
 
 A *state* is the text of all (purpose, source) pairs granted, sorted: `profile/app profile/web`. An *effect* is one
 change as text: `+purpose/source/covers` or `-purpose/source/`. Both go by name: bits move when a vocabulary grows.
+
+Ids that were put together share a *person*, 16 random bytes. That stands in the history as a grant of LINKED, the person in
+hex in place of a source; it is part of no state.
 """
 
 from __future__ import annotations
@@ -12,6 +15,11 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from engine.errors import ConsentError
+from engine.identity import KEY_BYTES
+
+LINKED = "linked"  # no purpose of a vocabulary may be called so
+ALONE = bytes(16)  # the person of an id that is linked with none
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -60,7 +68,7 @@ class Standing:
     `granted` is the mask under the ledger's vocabulary; `grants` has what is granted by name, sorted; `preference` is 0
     when unset; `sequence` is that of the person's last change, erasures included; `known` says whether they decided anything
     since the last of these. `erased_at` and `erasure` are that one's time, in microseconds since the epoch, and its sequence;
-    0 where there was none.
+    0 where there was none. `person`: shared with the ids that it was put together with.
     """
 
     granted: int
@@ -70,6 +78,7 @@ class Standing:
     known: bool
     erased_at: int = 0
     erasure: int = 0
+    person: bytes = ALONE
 
 
 class Held(NamedTuple):
@@ -81,6 +90,7 @@ class Held(NamedTuple):
     sequence: int
     erased_at: int
     erasure: int
+    person: bytes = ALONE
 
 
 STRANGER = Standing(0, (), 0, 0, False)
@@ -181,6 +191,47 @@ def recorded_change(row: Any) -> RecordedChange:
         recorded_at=moment(row.recorded_at),
         occurred_at=None if row.occurred_at is None else moment(row.occurred_at),
     )
+
+
+def checked_key(key: bytes) -> None:
+    """Refuse what is no user key.
+
+    Raises:
+        ConsentError: it is not 16 bytes.
+    """
+    if len(key) != KEY_BYTES:
+        raise ConsentError(f"A user key has {KEY_BYTES} bytes, found {len(key)}.", "Derive it with UserKeys.stable.")
+
+
+def checked_texts(*texts: str) -> None:
+    """Refuse texts that not every store keeps.
+
+    Raises:
+        ConsentError: one is not Unicode, or holds NUL.
+    """
+    joined = "".join(texts)
+    try:
+        joined.encode()
+    except UnicodeEncodeError:
+        raise ConsentError("The notice version, actor or request id is not valid Unicode.", "Send UTF-8.") from None
+    if "\0" in joined:
+        raise ConsentError("The notice version, actor or request id holds a NUL character.", "Send it without.")
+
+
+def when_occurred(at: datetime | None) -> int | None:
+    """Microseconds since the epoch of when somebody decided.
+
+    Raises:
+        ConsentError: the time has no zone.
+    """
+    if at is not None and at.tzinfo is None:
+        raise ConsentError(f"The time {at} has no time zone.", "Give it one, UTC for choice.")
+    return None if at is None else micros(at)
+
+
+def now_micros() -> int:
+    """This moment, microseconds since the epoch."""
+    return micros(datetime.now(UTC))
 
 
 def micros(time: datetime) -> int:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby, islice
 from operator import itemgetter
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from sqlalchemy import Connection, delete, func, insert, or_, select
@@ -16,8 +17,9 @@ from sqlalchemy import Connection, delete, func, insert, or_, select
 from engine.consent import audit
 from engine.consent.changes import advance, effect_of
 from engine.consent.tables import CHANGES, CURRENT, CURRENT_STATE, PUT_CURRENT, STAGED, insert_many, stream
-from engine.consent.vocabulary import Vocabulary
+from engine.consent.vocabulary import CROSS_SOURCE, Vocabulary
 from engine.errors import ConsentError
+from engine.identity import KEY_BYTES
 from engine.schema import GRANTS, USER_KEY
 
 KEYED_GRANTS = GRANTS.set(0, GRANTS.field("user_id").with_type(USER_KEY).with_name("user_key"))
@@ -25,6 +27,7 @@ _PEOPLE = 20_000  # worked on at a time: bounds the memory
 _REQUIRED = ("user_key", "purpose", "source", "granted")
 _LONG_AGO = -(2**63)  # a row that does not say when
 _ROWS = 1 << 16
+_PIECE = 1 << 13  # rows of one transaction, about half a second
 _LINE = (
     "user_key", "sequence", "position", "purpose", "source", "covers", "granted", "notice_version", "actor",
     "imported", "recorded_at", "occurred_at",
@@ -77,7 +80,11 @@ def checked_grants(table: pa.Table, vocabulary: Vocabulary, now: int) -> pa.Tabl
                 f"Grants: column '{name}' holds a NUL character.", "Take it out: not every store keeps it."
             )
     filled["occurred_at"] = when
-    table = pa.table({name: filled.get(name, table.column(name)) for name in KEYED_GRANTS.names})
+    return ordered(pa.table({name: filled.get(name, table.column(name)) for name in KEYED_GRANTS.names}), now)
+
+
+def ordered(table: pa.Table, now: int) -> pa.Table:
+    """The distinct rows of checked grants, by person and in the order in which they are to take effect."""
     table = table.group_by(KEYED_GRANTS.names, use_threads=False).aggregate([])
     undated_withdrawal = pc.and_not(pc.equal(table.column("occurred_at"), _LONG_AGO), table.column("granted"))
     effective = pc.if_else(undated_withdrawal, now, table.column("occurred_at"))
@@ -87,7 +94,33 @@ def checked_grants(table: pa.Table, vocabulary: Vocabulary, now: int) -> pa.Tabl
     return table.select(KEYED_GRANTS.names).take(indices)
 
 
-def import_rows(connection: Connection, table: pa.Table, vocabulary: Vocabulary, now: int) -> tuple[int, int]:
+def pieces(table: pa.Table, linked: Mapping[bytes, bytes]) -> Iterator[pa.Table]:
+    """Ordered grants a few thousand rows at a time, each person whole: as many as hold up nobody else for long.
+
+    Args:
+        linked: the person of each id that shares one; theirs come in one piece.
+    """
+    if not table.num_rows:
+        return
+    column = table["user_key"].combine_chunks()
+    if linked:
+        ids, shared = pa.array(list(linked), USER_KEY), pa.array(list(linked.values()), USER_KEY)
+        column = pc.coalesce(shared.take(pc.index_in(column, ids)), column)
+        order = pc.sort_indices(pa.table({"owner": column, "row": np.arange(len(column))}),
+                                sort_keys=[("owner", "ascending"), ("row", "ascending")])  # fmt: skip
+        table, column = table.take(order), column.take(order)
+    keys = np.frombuffer(column.buffers()[1], f"S{KEY_BYTES}", len(column), column.offset * KEY_BYTES)
+    begins = np.concatenate([[0], np.flatnonzero(keys[1:] != keys[:-1]) + 1, [len(keys)]])
+    first = 0
+    while first < len(keys):
+        last = int(begins[np.searchsorted(begins, min(first + _PIECE, len(keys)))])
+        yield table.slice(first, last - first)
+        first = last
+
+
+def import_rows(
+    connection: Connection, table: pa.Table, vocabulary: Vocabulary, now: int
+) -> tuple[int, int, set[bytes]]:
     """Record checked grants, one sequence a person, and one row of the audit log for all.
 
     Three kinds of rows are left out: those imported before, whatever has happened since; grants that are no younger than a
@@ -100,11 +133,11 @@ def import_rows(connection: Connection, table: pa.Table, vocabulary: Vocabulary,
         now: microseconds since the epoch.
 
     Returns:
-        People with something new, and rows recorded.
+        People with something new, rows recorded, and the keys of those who withdrew cross_source.
     """
     head = audit.locked_head(connection)
     STAGED.create(connection, checkfirst=True)
-    people = changes = 0
+    people, changes, parted = 0, 0, set[bytes]()
     brought = hashlib.sha256()
     put = PUT_CURRENT[connection.dialect.name].moved
     for batch in _batches(table):
@@ -128,6 +161,8 @@ def import_rows(connection: Connection, table: pa.Table, vocabulary: Vocabulary,
                 ))
                 # fmt: on
                 effects.append(effect_of(purpose, source, granted, covers))
+                if purpose == CROSS_SOURCE and not granted:
+                    parted.add(key)
             if effects:
                 people += 1
                 current.append((key, advance(before.state, tuple(effects)), before.preference, sequence))
@@ -140,7 +175,7 @@ def import_rows(connection: Connection, table: pa.Table, vocabulary: Vocabulary,
     if people:
         detail = {"people": people, "changes": changes, "sha256": brought.hexdigest()}
         audit.append(connection, head, now, "operator", "consent_imported", detail, head.sequence + people)
-    return people, changes
+    return people, changes, parted
 
 
 @dataclass(slots=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
@@ -16,6 +16,7 @@ from sqlalchemy import Connection, Select, select, update
 from engine.consent import audit, imports, replay
 from engine.consent.audit import AuditCheck, AuditRow
 from engine.consent.changes import (
+    ALONE,
     Change,
     Erasure,
     Held,
@@ -23,10 +24,15 @@ from engine.consent.changes import (
     Recorded,
     RecordedChange,
     Standing,
-    micros,
+    checked_key,
+    checked_texts,
+    now_micros,
     recorded_change,
+    when_occurred,
 )
 from engine.consent.erasure import erase_person
+from engine.consent.linked import part_after_import, persons, spread
+from engine.consent.links import Links
 from engine.consent.lookup import LookUp
 from engine.consent.opening import open_store
 from engine.consent.recording import lines_of, record_lines
@@ -34,7 +40,6 @@ from engine.consent.store import Store
 from engine.consent.tables import CHANGES, CURRENT, LEDGER, stream
 from engine.consent.vocabulary import Level, Vocabulary
 from engine.errors import ConsentError, LedgerUnavailable
-from engine.identity import KEY_BYTES
 
 
 class Ledger:
@@ -45,6 +50,7 @@ class Ledger:
         self._bits = {f"{p}/{s}": vocabulary.mask(p, s) for p in vocabulary.purposes for s in vocabulary.sources}
         self._store = store
         self._look_up = LookUp(store, self._bits)
+        self.links = Links(store, vocabulary)
 
     @classmethod
     def open(cls, url: str, vocabulary: Vocabulary, patience: float = 10.0) -> Ledger:
@@ -72,7 +78,7 @@ class Ledger:
             LedgerUnavailable: its people are named by another key, so that none would be found, and a withdrawal would be
                 written beside the grant that it means.
         """
-        _check_texts(key_id)
+        checked_texts(key_id)
         with self._store.recording() as connection:
             held = connection.execute(select(LEDGER.c.stable_key).with_for_update()).scalar_one()
             if not held:
@@ -93,7 +99,7 @@ class Ledger:
         request_id: str,
         occurred_at: datetime | None,
     ) -> Recorded:
-        """Record what a person decided; all of it or nothing, on disk when this returns.
+        """Record what a person decided, under each of their linked ids; all of it or nothing, on disk when this returns.
 
         Args:
             key: the stable user key, 16 bytes.
@@ -110,8 +116,9 @@ class Ledger:
             LedgerUnavailable: the store failed. Nothing was recorded, unless it failed while it said so: sent again under
                 its request id, the call is recorded once, and gets the first answer.
         """
-        retired = self._check(key, changes, preference, occurred_at)
-        _check_texts(notice_version, actor, request_id)
+        retired = self._check(key, changes, preference)
+        occurred = when_occurred(occurred_at)
+        checked_texts(notice_version, actor, request_id)
         lines, effects = lines_of(changes, preference, self.vocabulary.sources)
         with self._store.recording() as connection:
             about = {
@@ -119,13 +126,14 @@ class Ledger:
                 "notice_version": notice_version,
                 "actor": actor,
                 "request_id": request_id or None,
-                "recorded_at": _now(),
-                "occurred_at": None if occurred_at is None else micros(occurred_at),
+                "recorded_at": now_micros(),
+                "occurred_at": occurred,
             }
             return record_lines(connection, lines, effects, about, retired)
 
     def erase(self, key: bytes, actor: str, request_id: str) -> Erasure:
-        """Forget a person: nothing is granted, nothing of their history is left, and it is on disk when this returns.
+        """Forget a person, under each of their linked ids: nothing is granted, and nothing of their history is left. It is on
+        disk when this returns.
 
         Args:
             key: the stable user key, 16 bytes; of somebody unknown it has the same effect and the same answer.
@@ -139,10 +147,10 @@ class Ledger:
             ConsentError: the key is not 16 bytes, or a text is not Unicode.
             LedgerUnavailable: the store failed. Nothing was erased, unless it failed while it said so: send it again.
         """
-        _check_key(key)
-        _check_texts(actor, request_id)
+        checked_key(key)
+        checked_texts(actor, request_id)
         with self._store.recording() as connection:
-            return erase_person(connection, key, actor, request_id, _now())
+            return erase_person(connection, key, actor, request_id, now_micros())
 
     def standing(self, key: bytes) -> Standing:
         """What a person allows now, from one read of one row. Someone not in the ledger allows nothing.
@@ -151,7 +159,7 @@ class Ledger:
             ConsentError: the key is not 16 bytes.
             LedgerUnavailable: the store failed or what it holds makes no sense: treat the person as unknown.
         """
-        _check_key(key)
+        checked_key(key)
         return self._look_up.standing(key)
 
     def sequence(self) -> int:
@@ -161,7 +169,7 @@ class Ledger:
             LedgerUnavailable: the store failed.
         """
         with self._store.reading() as connection:
-            return _head(connection)
+            return audit.sequence(connection)
 
     def changes(self, key: bytes, after: int, limit: int) -> list[RecordedChange]:
         """A page of a person's history, oldest first.
@@ -178,7 +186,7 @@ class Ledger:
             ConsentError: the limit is below 1.
             LedgerUnavailable: the store failed.
         """
-        _check_key(key)
+        checked_key(key)
         if limit < 1:
             raise ConsentError(f"A page of {limit} changes was asked for.", "Ask for at least 1.")
         ordered = select(CHANGES).order_by(CHANGES.c.sequence, CHANGES.c.position).where(CHANGES.c.user_key == key)
@@ -191,7 +199,7 @@ class Ledger:
             return [recorded_change(row) for row in rows]
 
     def import_grants(self, table: pa.Table) -> Imported:
-        """Bring in grants that a team holds elsewhere; all of them or none.
+        """Bring in grants that a team holds elsewhere: some thousand rows at a time, so that nobody's withdrawal has to wait.
 
         Args:
             table: schema.GRANTS, with `user_key` (16 bytes, stable) in place of `user_id`, in any order. In time, and
@@ -203,13 +211,27 @@ class Ledger:
 
         Raises:
             ConsentError: a column or a name is wrong; nothing was imported.
-            LedgerUnavailable: the store failed. Nothing was imported, unless it failed while it said so: import it again.
+            LedgerUnavailable: the store failed. Some people's rows may have been imported, each person's all or none: import it
+                again.
         """
-        now = _now()
-        rows = imports.checked_grants(table, self.vocabulary, now)
-        with self._store.recording(at_length=True) as connection:
-            people, changes = imports.import_rows(connection, rows, self.vocabulary, now)
-        return Imported(people, changes, table.num_rows - changes)
+        now = now_micros()
+        rows, given = imports.checked_grants(table, self.vocabulary, now), table.num_rows
+        with self._store.reading(at_length=True) as connection:
+            linked = persons(connection)
+        people = changes = 0
+        given -= rows.num_rows
+        for number, piece in enumerate(imports.pieces(rows, linked)):
+            if number:
+                self._store.give_way()
+            with self._store.recording(at_length=True) as connection:
+                # Links are those of this moment: one that is made or taken apart between two pieces counts for what follows.
+                wider = spread(connection, piece)
+                if linked or wider is not piece:
+                    wider = imports.ordered(wider, now)
+                came, more, parted = imports.import_rows(connection, wider, self.vocabulary, now)
+                part_after_import(connection, now, parted)
+            people, changes, given = people + came, changes + more, given + wider.num_rows
+        return Imported(people, changes, given - changes)
 
     def standings(self, at: int | None = None) -> tuple[pa.Table, int]:
         """What everybody allows, now or as of an earlier sequence.
@@ -226,7 +248,7 @@ class Ledger:
             LedgerUnavailable: the store failed or what it holds makes no sense.
         """
         with self._store.reading(at_length=True) as connection:
-            head = _head(connection)
+            head = audit.sequence(connection)
             if at is None:
                 return replay.current_standings(connection, self._bits), head
             if not 0 <= at <= head:
@@ -243,7 +265,7 @@ class Ledger:
             LedgerUnavailable: the store failed or what it holds makes no sense.
         """
         with self._store.reading(at_length=True) as connection:
-            head = _head(connection)
+            head = audit.sequence(connection)
             return replay.current_state(connection, self._bits), head
 
     @contextmanager
@@ -259,7 +281,7 @@ class Ledger:
             LedgerUnavailable: the store failed or what it holds makes no sense.
         """
         with self._store.reading(at_length=True) as connection:
-            head = _head(connection)
+            head = audit.sequence(connection)
             moved = select(*replay.STATE_COLUMNS).where(CURRENT.c.sequence > after)
             # Closed before the connection serves somebody else, however far the caller read.
             with closing(self._held(connection, moved)) as batches:
@@ -280,7 +302,7 @@ class Ledger:
         audit.checked_action(action, actor)
         audit.canonical(detail)
         with self._store.recording() as connection:
-            audit.append(connection, audit.locked_head(connection), _now(), actor, action, detail)
+            audit.append(connection, audit.locked_head(connection), now_micros(), actor, action, detail)
 
     def audit_head(self, at_sequence: int | None = None) -> str:
         """The hash at the head of the audit log, in hex; '' before its first row.
@@ -323,14 +345,16 @@ class Ledger:
         self._store.close()
 
     def _held(self, connection: Connection, statement: Select[Any]) -> Generator[list[Held], None, None]:
+        mask = self._look_up.mask
         for rows in stream(connection, statement):
-            yield [Held(bytes(key), self._look_up.mask(state), *map(int, numbers)) for key, state, *numbers in rows]
+            yield [
+                Held(bytes(key), mask(state), int(dial), int(sequence), int(at), int(erasure), bytes(person or ALONE))
+                for key, state, dial, sequence, at, erasure, person in rows
+            ]
 
-    def _check(
-        self, key: bytes, changes: Sequence[Change], preference: int | None, occurred_at: datetime | None
-    ) -> dict[Change, ConsentError]:
+    def _check(self, key: bytes, changes: Sequence[Change], preference: int | None) -> dict[Change, ConsentError]:
         """Refuse what cannot be; returns the withdrawals of unknown names, each with the error for it."""
-        _check_key(key)
+        checked_key(key)
         if not changes and preference is None:
             raise ConsentError("There is nothing to record.", "Send at least one change or a preference.")
         retired = {}
@@ -343,29 +367,4 @@ class Ledger:
                 retired[change] = error
         if preference is not None and preference not in tuple(Level):
             raise ConsentError(f"{preference} is no preference.", "Use 0 (unset) to 4 (full).")
-        if occurred_at is not None and occurred_at.tzinfo is None:
-            raise ConsentError(f"The time {occurred_at} has no time zone.", "Give it one, UTC for choice.")
         return retired
-
-
-def _check_key(key: bytes) -> None:
-    if len(key) != KEY_BYTES:
-        raise ConsentError(f"A user key has {KEY_BYTES} bytes, found {len(key)}.", "Derive it with UserKeys.stable.")
-
-
-def _check_texts(*texts: str) -> None:
-    joined = "".join(texts)
-    try:
-        joined.encode()
-    except UnicodeEncodeError:
-        raise ConsentError("The notice version, actor or request id is not valid Unicode.", "Send UTF-8.") from None
-    if "\0" in joined:
-        raise ConsentError("The notice version, actor or request id holds a NUL character.", "Send it without.")
-
-
-def _head(connection: Connection) -> int:
-    return int(connection.execute(select(LEDGER.c.sequence)).scalar_one())
-
-
-def _now() -> int:
-    return micros(datetime.now(UTC))

@@ -22,7 +22,7 @@ from engine.consent.beside import Beside
 from engine.consent.changes import moment
 from engine.consent.deadline import answered_within
 from engine.consent.ledger import Ledger
-from engine.consent.opening import LEDGER_FORMAT, _on_server, _parsed
+from engine.consent.opening import LEDGER_FORMAT, on_server, parsed_address
 from engine.consent.past import Past
 from engine.consent.store import Store
 from engine.consent.tables import AUDIT, CHANGES, CURRENT, LEDGER, METADATA, TOMBSTONES, told
@@ -69,12 +69,12 @@ class LedgerView(Ledger):
         Raises:
             LedgerUnavailable: it is not there, cannot be read, or is of a format that lacks what is to be read.
         """
-        address = _parsed(url)
+        address = parsed_address(url)
         with told("opened"):
             if address.get_backend_name() == "sqlite":
                 store = Store(_on_file(address, patience), inf)
             else:
-                store = Store(_on_server(address, patience), patience)
+                store = Store(on_server(address, patience), patience)
         try:
             with told("opened", store.failures), answered_within(store.patience), store.engine.connect() as connection:
                 _check_format(connection)

@@ -11,13 +11,13 @@ from typing import Any
 
 from sqlalchemy import bindparam, select
 
-from engine.consent.changes import STRANGER, Change, Standing, grants_in
+from engine.consent.changes import ALONE, STRANGER, Change, Standing, grants_in
 from engine.consent.deadline import answered_within
 from engine.consent.store import Store
 from engine.consent.tables import CURRENT, driver_text, told, unavailable
 from engine.errors import LedgerUnavailable
 
-_COLUMNS = tuple(CURRENT.c[name] for name in ("granted", "preference", "sequence", "erased_at", "erasure"))
+_COLUMNS = tuple(CURRENT.c[name] for name in ("granted", "preference", "sequence", "erased_at", "erasure", "person"))
 
 
 class LookUp:
@@ -47,12 +47,19 @@ class LookUp:
                 rows = self._rows(key)
             if not rows:
                 return STRANGER
-            state, preference, sequence, erased_at, erasure = rows[0]
+            state, preference, sequence, erased_at, erasure, person = rows[0]
             granted, grants = self._read_state(state)
-            if not erasure:
-                return Standing(granted, grants, int(preference), int(sequence), True)
             known = int(sequence) > int(erasure)
-            return Standing(granted, grants, int(preference), int(sequence), known, int(erased_at), int(erasure))
+            return Standing(
+                granted,
+                grants,
+                int(preference),
+                int(sequence),
+                known,
+                int(erased_at),
+                int(erasure),
+                bytes(person or ALONE),
+            )
         except LedgerUnavailable:
             raise
         except (self._store.failures, OSError, ValueError, TypeError, AttributeError) as error:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from engine.consent.changes import Change
 from engine.consent.settings import PurposeSettings
 from engine.consent.tcf import TcfConsent
-from engine.consent.vocabulary import Vocabulary, unknown_name
+from engine.consent.vocabulary import CROSS_SOURCE, Vocabulary, unknown_name
 from engine.errors import ConsentError
 
 # IAB Europe TCF v2.2 policies, appendix A.
@@ -77,18 +77,23 @@ def terms_of(purposes: Mapping[str, PurposeSettings], vocabulary: Vocabulary) ->
 def tcf_changes(consent: TcfConsent, source: str, terms: Mapping[str, Terms], vocabulary: Vocabulary) -> list[Change]:
     """What a TCF consent means for one source: a grant for each purpose that it covers, a withdrawal for every other one.
 
+    But for linking: where TCF asks nothing of it, a string says nothing of it either, and ids that somebody put together by
+    another consent stay together, unless the shop itself is refused.
+
     Args:
         source: where it was asked for; a consent for one service says nothing of another.
         terms: from `terms_of`.
 
     Returns:
-        One change a purpose, in the order of the vocabulary, for `Ledger.record`.
+        Changes in the order of the vocabulary, for `Ledger.record`.
 
     Raises:
         ConsentError: there is no such source.
     """
     vocabulary.source_code(source)  # empty, it would be a grant for all of them
-    return [Change(name, source, terms[name].granted_by(consent)) for name in vocabulary.purposes]
+    silent = {CROSS_SOURCE} if consent.vendor and CROSS_SOURCE in terms and not terms[CROSS_SOURCE].tcf else set()
+    spoken_of = [name for name in vocabulary.purposes if name not in silent]
+    return [Change(name, source, terms[name].granted_by(consent)) for name in spoken_of]
 
 
 def stopped_by_gpc(terms: Mapping[str, Terms]) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from engine.consent.store import Store
 from engine.consent.tables import CURRENT, LEDGER, METADATA, told
 from engine.errors import LedgerUnavailable
 
-LEDGER_FORMAT = 3  # 1 knew neither erasures nor the audit log; 2 had no index by which replicas follow
+LEDGER_FORMAT = 4  # 1 knew neither erasures nor the audit log; 2 had no index by which replicas follow; 3 no linked ids
 _PRAGMAS = (
     "journal_mode=WAL",
     "synchronous=FULL",
@@ -33,6 +33,10 @@ _SINCE_1 = (
     "ALTER TABLE consent_ledger ADD COLUMN audited BIGINT NOT NULL DEFAULT 0",
     "ALTER TABLE consent_ledger ADD COLUMN audit_head TEXT NOT NULL DEFAULT ''",
 )
+_SINCE_3 = {
+    "sqlite": "ALTER TABLE consent_current ADD COLUMN person BLOB",
+    "postgresql": "ALTER TABLE consent_current ADD COLUMN person BYTEA",
+}
 
 _DRIVERS = ("postgresql", "postgresql+psycopg")  # the first is SQLAlchemy's default, which was another one before 2.1
 _ALONE = "SELECT pg_advisory_xact_lock(108170552664929)"  # who makes the tables, or raises the format
@@ -47,8 +51,9 @@ BEGIN SELECT RAISE(ABORT, 'an older version of Bodega still writes to it'); END
 def open_store(url: str, patience: float) -> Store:
     """The ledger's database; its tables are made where there are none.
 
-    A ledger of an older format is raised to this one, whole or not at all. Processes of the older version can read it from
-    then on, without erasures, and not write to it: stop them first.
+    A ledger of an older format is raised to this one, whole or not at all. Processes of format 1 that still run can read it from
+    then on, without erasures, and not write to it. Those of 2 and 3 go on writing, and record what is decided under one of linked
+    ids under that one alone: stop them before the first link is made.
 
     Args:
         url: `sqlite:////absolute/path.db`, which is made, readable by its owner alone, where it does not exist; or
@@ -58,13 +63,13 @@ def open_store(url: str, patience: float) -> Store:
     Raises:
         LedgerUnavailable: the database cannot be opened, is damaged, or is of a newer format; its driver is missing.
     """
-    address = _parsed(url)
+    address = parsed_address(url)
     with told("opened"):
         if address.get_backend_name() == "sqlite":
             # Waiting there is for other writers alone, and SQLite's own.
             store = Store(_on_file(address, patience), inf)
         else:
-            store = Store(_on_server(address, patience), patience)
+            store = Store(on_server(address, patience), patience)
     try:
         with told("opened", store.failures), answered_within(store.patience):
             if not _is_current(store.engine):
@@ -78,7 +83,12 @@ def open_store(url: str, patience: float) -> Store:
     return store
 
 
-def _parsed(url: str) -> URL:
+def parsed_address(url: str) -> URL:
+    """The address of a ledger.
+
+    Raises:
+        LedgerUnavailable: it is none; its text, which may hold a password, is not repeated.
+    """
     refused = LedgerUnavailable(
         "The consent ledger's address is neither a file nor a PostgreSQL server.",
         "Give sqlite:////absolute/path/consent.db, or postgresql://user@host:port/database; in a password, write @ as %40.",
@@ -108,7 +118,12 @@ def _on_file(address: URL, patience: float) -> Engine:
     return engine
 
 
-def _on_server(address: URL, patience: float) -> Engine:
+def on_server(address: URL, patience: float) -> Engine:
+    """A ledger's database on PostgreSQL.
+
+    Raises:
+        LedgerUnavailable: the driver is not installed.
+    """
     try:
         from engine.consent.postgres import engine_on
     except ImportError as error:
@@ -142,6 +157,8 @@ def _bring_up(connection: Connection) -> None:
     if found == 1:
         for statement in _SINCE_1:
             connection.execute(text(statement))
+    if found is not None and found <= 3:
+        connection.execute(text(_SINCE_3[connection.dialect.name]))
     METADATA.create_all(connection, checkfirst=there)
     for index in CURRENT.indexes if there else ():
         index.create(connection, checkfirst=True)  # create_all passes over the indexes of tables that exist

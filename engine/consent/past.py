@@ -12,8 +12,9 @@ from datetime import datetime
 
 from sqlalchemy import Connection, select
 
-from engine.consent.changes import Held, advance, moment
-from engine.consent.tables import CHANGES, EFFECT, LEDGER, TOMBSTONES
+from engine.consent import audit
+from engine.consent.changes import ALONE, LINKED, Held, advance, moment
+from engine.consent.tables import CHANGES, EFFECT, TOMBSTONES
 from engine.errors import ConsentError
 
 
@@ -39,7 +40,7 @@ def standing_at(connection: Connection, key: bytes, sequence: int, mask: Callabl
     Raises:
         ConsentError: the ledger has not come that far, or an erasure took away what is asked for.
     """
-    head = int(connection.execute(select(LEDGER.c.sequence)).scalar_one())
+    head = audit.sequence(connection)
     if not 0 <= sequence <= head:
         raise ConsentError(
             f"The consent ledger stands at {head}, asked was {sequence}.",
@@ -48,7 +49,15 @@ def standing_at(connection: Connection, key: bytes, sequence: int, mask: Callabl
     tombstones = select(TOMBSTONES.c.sequence, TOMBSTONES.c.erased_at).where(TOMBSTONES.c.user_key == key)
     erasures = [(int(at), int(since)) for at, since in connection.execute(tombstones.order_by(TOMBSTONES.c.sequence))]
     rows = connection.execute(
-        select(CHANGES.c.sequence, EFFECT, CHANGES.c.preference, CHANGES.c.recorded_at, CHANGES.c.purpose)
+        select(
+            CHANGES.c.sequence,
+            EFFECT,
+            CHANGES.c.preference,
+            CHANGES.c.recorded_at,
+            CHANGES.c.purpose,
+            CHANGES.c.source,
+            CHANGES.c.granted,
+        )
         .where(CHANGES.c.user_key == key)
         .order_by(CHANGES.c.sequence, CHANGES.c.position)
     ).all()
@@ -66,8 +75,10 @@ def standing_at(connection: Connection, key: bytes, sequence: int, mask: Callabl
             "That is what the erasure was for. Replies from it on, and those with consent_sequence 0, can be made again.",
         )
     mine = [row for row in rows if row.sequence <= sequence] if not later else []
-    state = advance("", tuple(row.effect for row in mine if row.purpose))
+    state = advance("", tuple(row.effect for row in mine if row.purpose not in ("", LINKED)))
+    links = [row for row in mine if row.purpose == LINKED]
+    person = bytes.fromhex(links[-1].source) if links and links[-1].granted else ALONE
     stated = [int(row.preference) for row in mine if row.preference is not None]
     own = max([erasure, *(int(row.sequence) for row in mine)])
-    held = Held(key, mask(state), stated[-1] if stated else 0, own, erased_at, erasure)
+    held = Held(key, mask(state), stated[-1] if stated else 0, own, erased_at, erasure, person)
     return Past(held, *told)

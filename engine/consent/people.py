@@ -21,14 +21,15 @@ from numpy.typing import NDArray
 from engine.consent.changes import Held
 from engine.consent.replay import State
 
-_ROW = struct.Struct("<16sQBqqq")  # the fields of Held
+_ROW = struct.Struct("<16sQBqqq16s")  # the fields of Held
 _DTYPE = np.dtype(
-    [("key", "S16"), ("granted", "<u8"), ("preference", "u1"), ("sequence", "<i8"), ("erased_at", "<i8"), ("erasure", "<i8")]
+    [("key", "S16"), ("granted", "<u8"), ("preference", "u1"), ("sequence", "<i8"), ("erased_at", "<i8"), ("erasure", "<i8"),
+     ("person", "S16")]
 )  # fmt: skip
 _SIZE, _UNPACK, _NEW = _ROW.size, _ROW.unpack_from, tuple.__new__
 _FIRST = struct.Struct(">Q").unpack_from
 _HEADER = 4096  # bytes; rows begin here
-_FORMAT = 1
+_FORMAT = 2
 _PIECE = 1 << 24  # bytes checked or written at a time
 _ROWS = 1 << 16  # worked on at a time
 _MOST_INDEX_BITS = 24

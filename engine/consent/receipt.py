@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from engine.consent.changes import Change, RecordedChange, Standing, moment
+from engine.consent.changes import LINKED, Change, RecordedChange, Standing, moment
 from engine.consent.mapping import Terms
 from engine.consent.settings import ControllerSettings
 from engine.consent.vocabulary import Level, Vocabulary
@@ -227,9 +227,17 @@ def _events(history: Sequence[RecordedChange]) -> Iterator[dict[str, Any]]:
         if event.change is None:
             continue
         change = event.change
+        about = {"bodega:purpose": change.purpose, "bodega:source": change.source or "every source of that moment"}
+        if change.purpose == LINKED:  # under a random name, which says nothing of the other ids
+            put = (
+                "Put together with other ids of the person."
+                if change.granted
+                else "Taken from the ids it was linked with."
+            )
+            about = {"dct:description": put, "bodega:linkedAs": change.source}
         yield (
-            {"@type": _state(change, event, history[:place]), "bodega:purpose": change.purpose}
-            | {"bodega:source": change.source or "every source of that moment"}
+            {"@type": _state(change, event, history[:place])}
+            | about
             | _said(event)
             | (_until_withdrawn() if change.granted else {})
         )

@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from sqlalchemy import Connection, Select, func, select
 
-from engine.consent.changes import parse_effect
+from engine.consent.changes import ALONE, LINKED, parse_effect
 from engine.consent.tables import CHANGES, CURRENT, EFFECT, TOMBSTONES, stream
 from engine.identity import KEY_BYTES
 from engine.schema import STANDINGS
@@ -19,7 +19,8 @@ from engine.schema import STANDINGS
 _NO_PREFERENCE = -1
 _KEY = f"S{KEY_BYTES}"
 STATE_COLUMNS = (
-    CURRENT.c.user_key, CURRENT.c.granted, CURRENT.c.preference, CURRENT.c.sequence, CURRENT.c.erased_at, CURRENT.c.erasure
+    CURRENT.c.user_key, CURRENT.c.granted, CURRENT.c.preference, CURRENT.c.sequence, CURRENT.c.erased_at, CURRENT.c.erasure,
+    CURRENT.c.person,
 )  # fmt: skip
 _STATE_TYPES = (np.int64, np.uint8, np.int64, np.int64, np.int64)  # of codes for the states, and of the rest
 Bits = Mapping[str, int]  # (purpose/source) -> mask
@@ -35,6 +36,7 @@ class State:
     sequence: NDArray[np.int64]
     erased_at: NDArray[np.int64]
     erasure: NDArray[np.int64]
+    person: NDArray[np.bytes_]
 
 
 def current_state(connection: Connection, bits: Bits) -> State:
@@ -46,14 +48,17 @@ def current_state(connection: Connection, bits: Bits) -> State:
     states: dict[str, int] = {}
     parts: list[list[NDArray[Any]]] = [[np.empty(0, kind)] for kind in _STATE_TYPES]
     keys = [b""]
-    for key, state, *numbers in _columns(connection, select(*STATE_COLUMNS).order_by(CURRENT.c.user_key)):
+    persons = [b""]
+    for key, state, *numbers, person in _columns(connection, select(*STATE_COLUMNS).order_by(CURRENT.c.user_key)):
         keys.append(_joined(key))
+        persons.append(_joined([each or ALONE for each in person]))
         parts[0].append(_coded(state, states))
         for part, column, kind in zip(parts[1:], numbers, _STATE_TYPES[1:], strict=True):
             part.append(np.array(column, kind))
-    masks = np.array([_mask(state, bits) for state in states], np.uint64)
+    masks = np.array([mask_of(state, bits) for state in states], np.uint64)
     codes, *columns = (np.concatenate(part) for part in parts)
     granted = masks[codes] if states else masks
+    columns.append(np.frombuffer(b"".join(persons), _KEY))
     return State(np.frombuffer(b"".join(keys), _KEY), granted, *columns)
 
 
@@ -77,7 +82,9 @@ def replayed_standings(connection: Connection, at: int, bits: Bits) -> pa.Table:
     """
     statement = (
         select(CHANGES.c.user_key, EFFECT, func.coalesce(CHANGES.c.preference, _NO_PREFERENCE))
-        .where(CHANGES.c.sequence <= at)
+        .where(
+            CHANGES.c.sequence <= at, CHANGES.c.purpose != LINKED
+        )  # each link is an effect of its own, and grants nothing
         .order_by(CHANGES.c.user_key, CHANGES.c.sequence, CHANGES.c.position)
     )
     effects: dict[str, int] = {}
@@ -90,10 +97,10 @@ def replayed_standings(connection: Connection, at: int, bits: Bits) -> pa.Table:
     starts = np.ones(len(rows), bool)
     starts[1:] = (rows[1:] != rows[:-1]).any(axis=1)
     person = np.cumsum(starts) - 1
-    granted = _fold(person, np.concatenate(codes), list(effects), int(starts.sum()), bits)
+    granted = fold(person, np.concatenate(codes), list(effects), int(starts.sum()), bits)
     preferred = np.zeros(len(granted), np.uint8)
     stated = np.concatenate(preferences)
-    _assign_last(preferred, person, stated, np.flatnonzero(stated != _NO_PREFERENCE))
+    assign_last(preferred, person, stated, np.flatnonzero(stated != _NO_PREFERENCE))
     return _with_erased(connection, rows[starts].view(_KEY).reshape(-1), granted, preferred)
 
 
@@ -120,7 +127,7 @@ def _with_erased(
     return _table(everybody.tobytes(), *columns)
 
 
-def _fold(
+def fold(
     person: NDArray[np.int64], codes: NDArray[np.int64], effects: Sequence[str], people: int, bits: Bits
 ) -> NDArray[np.uint64]:
     """The mask of each person after their changes: for each (purpose, source), what the last change on it said.
@@ -141,19 +148,25 @@ def _fold(
         if not (touches & says).any():
             continue  # never granted to anybody
         held = np.zeros(people, bool)
-        _assign_last(held, person, says[codes], np.flatnonzero(touches[codes]))
+        assign_last(held, person, says[codes], np.flatnonzero(touches[codes]))
         result |= np.where(held, np.uint64(mask), np.uint64(0))
     return result
 
 
-def _assign_last(out: NDArray[Any], person: NDArray[np.int64], values: NDArray[Any], rows: NDArray[np.intp]) -> None:
+def assign_last(out: NDArray[Any], person: NDArray[np.int64], values: NDArray[Any], rows: NDArray[np.intp]) -> None:
+    """Put (N,) values of some rows, ascending by person, into (P,) places: of each person's, the last."""
     # NumPy does not say which value stays when one index is assigned to twice, hence the explicit last of each person.
     if len(rows):
         last = rows[np.append(person[rows[1:]] != person[rows[:-1]], True)]
         out[person[last]] = values[last]
 
 
-def _mask(state: str, bits: Bits) -> int:
+def mask_of(state: str, bits: Bits) -> int:
+    """The mask of a state.
+
+    Raises:
+        ValueError: it is not one.
+    """
     mask = 0
     for pair in state.split():
         if pair.count("/") != 1:

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from engine.consent.changes import effect_of, grants_in
-from engine.consent.replay import _assign_last, _fold, _mask
+from engine.consent.changes import ALONE, LINKED, effect_of, grants_in
+from engine.consent.replay import assign_last, fold, mask_of
 from engine.identity import KEY_BYTES
 
 _KEY = f"S{KEY_BYTES}"
@@ -34,11 +34,11 @@ def differing(changes: Rows, tombs: Rows, current: Rows) -> Iterator[tuple[NDArr
     zeros = [np.zeros(people, np.int64) for _ in range(4)]
     preference, last, erased_at, erasure = zeros
     sequence = np.array([row[1] for row in changes], np.int64)
-    _assign_last(last, of_change, sequence, np.arange(len(changes)))
+    assign_last(last, of_change, sequence, np.arange(len(changes)))
     stated = np.array([-1 if row[7] is None else row[7] for row in changes], np.int64)
-    _assign_last(preference, of_change, stated, np.flatnonzero(stated >= 0))
-    _assign_last(erasure, of_tomb, np.array([row[1] for row in tombs], np.int64), np.arange(len(tombs)))
-    _assign_last(erased_at, of_tomb, np.array([row[2] for row in tombs], np.int64), np.arange(len(tombs)))
+    assign_last(preference, of_change, stated, np.flatnonzero(stated >= 0))
+    assign_last(erasure, of_tomb, np.array([row[1] for row in tombs], np.int64), np.arange(len(tombs)))
+    assign_last(erased_at, of_tomb, np.array([row[2] for row in tombs], np.int64), np.arange(len(tombs)))
     yield sequence[sequence < erasure[of_change]], "a row lies before its person's erasure"
     last = np.maximum(last, erasure)
     there = np.zeros(people, bool)
@@ -53,16 +53,33 @@ def differing(changes: Rows, tombs: Rows, current: Rows) -> Iterator[tuple[NDArr
     for name, expected, kept in zip(names, (preference, last, erased_at, erasure), held, strict=True):
         wrong = known & (expected[of_current] != kept)
         yield held[1][wrong], f"a standing's {name} is not what its person's rows come to"
+    wrong = known & _persons_differ(changes, of_change, current, of_current, people)
+    yield held[1][wrong], "whom a standing is linked with is not what its person's rows come to"
     wrong = known & _grants_differ(changes, of_change, current, of_current, people)
     yield held[1][wrong], "what a standing grants is not what its person's rows come to"
+
+
+def _persons_differ(
+    changes: Rows, of_change: NDArray[np.int64], current: Rows, of_current: NDArray[np.int64], people: int
+) -> NDArray[np.bool_]:
+    """(C,) whether each of the standings shares another person than the last link of its rows."""
+    expected: dict[int, bytes] = {}
+    for place, row in zip(of_change.tolist(), changes, strict=True):
+        if row[3] == LINKED:
+            expected[place] = bytes.fromhex(row[4]) if row[6] else ALONE
+    kept = [bytes(row[6] or ALONE) for row in current]
+    return np.array(
+        [expected.get(at, ALONE) != person for at, person in zip(of_current.tolist(), kept, strict=True)], bool
+    )
 
 
 def _grants_differ(
     changes: Rows, of_change: NDArray[np.int64], current: Rows, of_current: NDArray[np.int64], people: int
 ) -> NDArray[np.bool_]:
     """(C,) whether each of the standings grants something else than the person's changes, by name."""
-    said = [row for row in changes if row[3]]
-    person = of_change[[bool(row[3]) for row in changes]] if changes else of_change
+    about = np.array([row[3] not in ("", LINKED) for row in changes], bool)
+    said = [row for row, is_grant in zip(changes, about, strict=True) if is_grant]
+    person = of_change[about]
     effects, codes = _coded([effect_of(row[3], row[4], bool(row[6]), row[5] or "") for row in said])
     states, kept = _coded([row[1] for row in current])
     canonical = np.array([" ".join(sorted(set(state.split()))) == state for state in states], bool)
@@ -77,8 +94,8 @@ def _grants_differ(
     for start in range(0, len(ordered), _BITS):
         bits = {pair: 1 << place for place, pair in enumerate(ordered[start : start + _BITS])}
         granted = np.zeros(people, np.uint64)
-        granted[whom] = _fold(rows, codes, effects, len(whom), bits)
-        masks = np.array([_mask(state, bits) for state in states], np.uint64)
+        granted[whom] = fold(rows, codes, effects, len(whom), bits)
+        masks = np.array([mask_of(state, bits) for state in states], np.uint64)
         wrong |= granted[of_current] != masks[kept]
     return wrong
 

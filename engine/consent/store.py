@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import isinf
@@ -13,6 +14,8 @@ from sqlalchemy import Connection, Engine
 from engine.consent.deadline import answered_within, lift
 from engine.consent.tables import told
 from engine.errors import LedgerUnavailable
+
+_WAY_SECONDS = 0.11  # a waiter of SQLite looks every tenth of a second
 
 
 class Store:
@@ -69,6 +72,11 @@ class Store:
             if at_length:
                 lift()
             yield connection
+
+    def give_way(self) -> None:
+        """Let other processes write between two transactions of one long work: SQLite's waiters look only now and then."""
+        if self.engine.dialect.name == "sqlite":
+            time.sleep(_WAY_SECONDS)
 
     def refuse_if_closed(self) -> None:
         """Raises LedgerUnavailable once `close` was called."""

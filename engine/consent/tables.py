@@ -82,8 +82,8 @@ Index(
     sqlite_where=CHANGES.c.request_id.is_not(None),
     postgresql_where=CHANGES.c.request_id.is_not(None),
 )
-# What the changes amount to, moved in the same transaction: one row a person, so that one look-up answers a request. The
-# last two are of the person's last erasure, 0 where there was none.
+# What the changes amount to, moved in the same transaction: one row an id, so that one look-up answers a request. Two are of
+# its last erasure, 0 where there was none.
 CURRENT = Table(
     "consent_current",
     METADATA,
@@ -93,9 +93,16 @@ CURRENT = Table(
     Column("sequence", BigInteger, nullable=False),
     Column("erased_at", BigInteger, nullable=False, server_default="0"),
     Column("erasure", BigInteger, nullable=False, server_default="0"),  # its sequence
+    Column("person", LargeBinary(KEY_BYTES)),  # shared with the ids that this one is linked with; null: none
     sqlite_with_rowid=False,
 )
 Index("consent_moves", CURRENT.c.sequence)  # by which replicas follow
+Index(
+    "consent_persons",
+    CURRENT.c.person,
+    sqlite_where=CURRENT.c.person.is_not(None),
+    postgresql_where=CURRENT.c.person.is_not(None),
+)
 # Append-only. Erasing again without anything new since is a row of its own under the first one's receipt.
 TOMBSTONES = Table(
     "consent_tombstones",

@@ -1,7 +1,7 @@
-"""The core segment of an IAB TCF v2 consent string: what somebody agreed to in a consent platform, and for which vendors.
+"""An IAB TCF v2 consent string: what somebody agreed to in a consent platform, for which vendors, and which they were shown.
 
-Source: IAB Tech Lab, "Transparency and Consent String with Global Vendor & CMP List Formats", version 2 as of TCF v2.2. The
-other segments (disclosed vendors, publisher TC) grant nothing to a vendor and are not read.
+Source: IAB Tech Lab, "Transparency and Consent String with Global Vendor & CMP List Formats", version 2 as of TCF v2.3, whose
+strings have to name the vendors disclosed. The publisher's own segment grants nothing to a vendor and is not read.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from engine.errors import ConsentError
 _VERSION = 2
 # TCF v2.2; its purposes are not those that older strings were asked with.
 LEAST_POLICY = 4
+# From which on TCF v2.3 is in force, and a string without the segment of disclosed vendors is none.
+DISCLOSURE_NEEDED = datetime(2026, 3, 1, tzinfo=UTC)
+_DISCLOSED = 1  # that segment's type
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ALPHABET = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
 _LONGEST = 1 << 16  # characters; platforms write some thousand at most
@@ -39,7 +42,7 @@ class TcString:
     """The core segment, by the names of the specification. Sets and spans hold numbers from 1 on.
 
     publisher_restrictions: by (purpose, type), the vendors that the restriction is for; type 0 is not allowed, 1 require
-    consent, 2 require legitimate interest.
+    consent, 2 require legitimate interest. disclosed_vendors: of the segment of that name; None: there is none.
     """
 
     version: int
@@ -61,6 +64,7 @@ class TcString:
     vendor_consent: Vendors
     vendor_legitimate_interest: Vendors
     publisher_restrictions: Mapping[tuple[int, int], Vendors]
+    disclosed_vendors: Vendors | None
 
     def consent(self, vendor: int) -> TcfConsent:
         """What a vendor may rely on: without what the publisher does not let it do on consent.
@@ -69,7 +73,8 @@ class TcString:
             vendor: its number on the Global Vendor List.
 
         Raises:
-            ConsentError: the string is of before TCF v2.2, or not for one service; either way it is no longer valid.
+            ConsentError: the string is of before TCF v2.2, not for one service, or written since TCF v2.3 without the vendors
+                disclosed: it is not valid.
         """
         if self.tcf_policy_version < LEAST_POLICY:
             raise ConsentError(
@@ -82,18 +87,26 @@ class TcString:
                 "The TC string is of global scope, which TCF v2.2 no longer has.",
                 "Have the consent platform ask for this service.",
             )
+        disclosed = self.disclosed_vendors
+        if disclosed is None and self.last_updated >= DISCLOSURE_NEEDED:
+            raise ConsentError(
+                f"The TC string was written on {self.last_updated:%Y-%m-%d} and does not name the vendors disclosed, as TCF "
+                "v2.3 has it.",
+                "Have the consent platform add the segment, and ask again.",
+            )
         refused = {
             purpose
             for (purpose, kind), vendors in self.publisher_restrictions.items()
             if kind != _REQUIRE_CONSENT and _names(vendors, vendor)
         }
+        shown = disclosed is None or _names(disclosed, vendor)
         return TcfConsent(
-            _names(self.vendor_consent, vendor), self.purposes_consent - refused, self.special_feature_opt_ins
+            shown and _names(self.vendor_consent, vendor), self.purposes_consent - refused, self.special_feature_opt_ins
         )
 
 
 def decode(text: str) -> TcString:
-    """Read the core segment of a TC string.
+    """Read a TC string.
 
     Args:
         text: as consent platforms give it, with or without further segments.
@@ -101,9 +114,9 @@ def decode(text: str) -> TcString:
     Raises:
         ConsentError: it is not a TC string of format 2, or is cut off. The text is not repeated: it tells of a person.
     """
-    core = text.partition(".")[0]
-    if len(core) > _LONGEST:
-        raise _unreadable(f"its core has {len(core)} characters")
+    if len(text) > _LONGEST:
+        raise _unreadable(f"it has {len(text)} characters")
+    core, *others = text.split(".")
     bits = _Bits(_bytes(core))
     if (version := bits.number(6)) != _VERSION:
         raise _unreadable(f"its format is {version}, {_VERSION} is read")
@@ -127,7 +140,20 @@ def decode(text: str) -> TcString:
         vendor_consent=bits.vendors(),
         vendor_legitimate_interest=bits.vendors(),
         publisher_restrictions=bits.restrictions(),
+        disclosed_vendors=_disclosed(others),
     )
+
+
+def _disclosed(segments: Iterable[str]) -> Vendors | None:
+    """The vendors of the segment that names those disclosed, where there is one."""
+    found = None
+    for segment in segments:
+        bits = _Bits(_bytes(segment))
+        if bits.number(3) == _DISCLOSED:
+            if found is not None:
+                raise _unreadable("it names the vendors disclosed twice")
+            found = bits.vendors()
+    return found
 
 
 class _Bits:

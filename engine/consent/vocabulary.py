@@ -19,13 +19,16 @@ from functools import cached_property, lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.consent.changes import LINKED
 from engine.errors import ConsentError
+from engine.schema import DELICATE, NEVER
 
 PROFILE = "profile"
 SENSITIVE = "sensitive"
 TRAIN = "train"
+CROSS_SOURCE = "cross_source"  # what somebody did under several ids is put together while it is granted
 # What conf/consent/default.yaml declares, in the same order; snapshots name their bits by it.
-PURPOSES = (PROFILE, TRAIN, "measure", SENSITIVE, "location", "cross_source")
+PURPOSES = (PROFILE, TRAIN, "measure", SENSITIVE, "location", CROSS_SOURCE)
 RELIED_ON = (PROFILE, TRAIN, SENSITIVE)  # asked for by name: by serving, and by the night
 # The kinds of events under `profile`, a bit of each source for each; every other purpose has one bit a source.
 EVENTS = ("purchase", "other")
@@ -74,6 +77,10 @@ class Vocabulary:
                     f"The purposes are {', '.join(self.purposes)}: '{name}' is not among them.",
                     f"{hint}Keep {', '.join(RELIED_ON)}: the engine asks for each of them.",
                 )
+        if LINKED in self.purposes:
+            raise ConsentError(
+                f"A purpose is called '{LINKED}'.", "Choose another name: histories tell of links by it."
+            )
         if self.purposes[0] != PROFILE:
             raise ConsentError(
                 f"The purposes are {', '.join(self.purposes)}.", f"Put '{PROFILE}' first: its bits come first."
@@ -119,6 +126,11 @@ class Vocabulary:
     def groups(self) -> int:
         """All bits of the purpose `profile`."""
         return (1 << 2 * len(self.sources)) - 1
+
+    @cached_property
+    def beside_groups(self) -> int:
+        """All bits but those of the purpose `profile`."""
+        return ((1 << 63) - 1) & ~self.groups
 
     @cached_property
     def purchase_groups(self) -> int:
@@ -179,6 +191,19 @@ class Vocabulary:
         for code, purpose in enumerate(self.purposes[1:], start=1):
             found.update({(purpose, source, ""): (code + 1) * count + s for s, source in enumerate(self.sources)})
         return found
+
+    @cached_property
+    def group_bases(self) -> NDArray[np.uint64]:
+        """(128,) the grants that events of each group need: of those of sensitive items, schema.DELICATE on, one more.
+
+        Numbers that name no group need what nobody has.
+        """
+        bases = np.full(2 * DELICATE, NEVER, np.uint64)
+        groups = np.arange(2 * len(self.sources))
+        bases[groups] = np.uint64(1) << groups.astype(np.uint64)
+        bases[groups + DELICATE] = self.with_sensitive(bases[groups])
+        bases.flags.writeable = False
+        return bases
 
     def with_sensitive(self, basis: NDArray[np.uint64]) -> NDArray[np.uint64]:
         """The same bases for a sensitive item: for each source relied on, its grant of `sensitive` is relied on too.

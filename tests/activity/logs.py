@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
+from engine.activity.categories import Categories
 from engine.activity.files import LogFile
 from engine.activity.gather import bind
 from engine.activity.mapping import DataSettings, EventRule
@@ -124,6 +125,7 @@ class Shop:
     items: tuple[str, ...] = ("a", "b", "c", "d")
     dropped: tuple[str, ...] = ()
     sensitive: tuple[str, ...] = ()
+    paths: Mapping[str, list[str]] = field(default_factory=dict)  # categories by item, root to leaf
     buckets: int = 1
     _count: Iterable[int] = field(default_factory=itertools.count)
 
@@ -132,7 +134,12 @@ class Shop:
 
     def rules(self) -> Rules:
         items, dropped = pa.array(self.items, pa.string()), pa.array(self.dropped, pa.string())
-        return Rules(self.data, pa.concat_arrays([items, dropped]).sort(), dropped, SOURCES, NOW)
+        known = pa.concat_arrays([items, dropped, self.categories().ids]).sort()
+        return Rules(self.data, known, dropped, SOURCES, NOW)
+
+    def categories(self) -> Categories:
+        paths = pa.array([self.paths.get(name, []) for name in self.items], pa.list_(pa.string()))
+        return Categories.of(paths, np.isin(self.items, self.sensitive))
 
     def read(self, rows: Sequence[Row], schema: pa.Schema = LOG) -> Found:
         people = {each["user_id"] for each in rows if isinstance(each.get("user_id"), str)}
@@ -191,11 +198,12 @@ class Shop:
     def tonight(self, parts: Parts, as_of: float, moments: Sequence[float], half_life: float) -> Tonight:
         items, dropped = pa.array(self.items, pa.string()), pa.array(self.dropped, pa.string())
         sensitive = np.array([name in self.sensitive for name in self.items])
+        categories = self.categories()
         return Tonight(
             self.data,
             parts.store,
             parts.keys,
-            bind(parts.store, parts.runs, items, dropped),
+            bind(parts.store, parts.runs, pa.concat_arrays([items, categories.ids]), dropped),
             KEYS,
             self.standings(),
             TRAIN,
@@ -205,6 +213,7 @@ class Shop:
             micros(as_of),
             tuple(micros(day) for day in moments),
             half_life,
+            categories=categories,
         )
 
     def settle(

@@ -10,8 +10,9 @@ import pyarrow as pa
 import pytest
 
 from engine.activity.gather import gather
+from engine.activity.keys import places_in
 from engine.activity.merge import LEFT_OUT, ROW, merged
-from engine.activity.settle import places_in, settle_bucket
+from engine.activity.settle import settle_bucket
 from engine.errors import DataError
 from tests.activity.logs import Shop, micros, row
 

@@ -18,7 +18,7 @@ from pyarrow import fs
 from werkzeug.serving import WSGIRequestHandler
 
 from engine.activity.catalogue import read_catalogue
-from engine.activity.files import Digests, digest, locate, log_files, without_secrets
+from engine.activity.files import Digests, digest, live_files, locate, log_files, without_secrets
 from engine.activity.mapping import DataSettings
 from engine.activity.parquet import MAYBE_TEXT, NUMBER, TEXT, batches
 from engine.errors import DataError, FileRefused
@@ -100,6 +100,13 @@ def test_a_log_is_found_wherever_its_endpoint_is_named(store: Store, monkeypatch
     assert [file.name for file in log_files(data("s3://shop"))] == names
 
 
+def test_live_events_in_a_store_are_found_and_none_yet_is_no_fault(store: Store) -> None:
+    found = live_files(DataSettings(path="elsewhere", live=store.uri("/log", key="key:secret@")))
+    assert [file.name for file in found] == [f"live:/date=2026-01-0{day}/a.parquet" for day in (1, 2, 3)]
+    assert [file.path for file in found] == [f"shop/log/date=2026-01-0{day}/a.parquet" for day in (1, 2, 3)]
+    assert live_files(DataSettings(path="elsewhere", live=store.uri("/events"))) == []
+
+
 def test_only_what_is_wanted_is_fetched(store: Store) -> None:
     filesystem, root = locate(store.uri())
     path = "log/date=2026-01-01/a.parquet"
@@ -165,6 +172,10 @@ def test_a_store_that_does_not_answer_is_an_error_within_seconds() -> None:
         log_files(data(path))
     assert time.monotonic() - began < 30
     assert "cannot be listed" in str(caught.value) and "its store answers" in caught.value.remedy
+    assert "wJalr" not in str(caught.value) and "key:" not in str(caught.value)
+    with pytest.raises(DataError, match="cannot be listed") as caught:
+        live_files(DataSettings(path="elsewhere", live=path))
+    assert "data.live" in caught.value.remedy
     assert "wJalr" not in str(caught.value) and "key:" not in str(caught.value)
 
 

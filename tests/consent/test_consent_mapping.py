@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from dataclasses import replace
 from pathlib import Path
@@ -113,7 +114,9 @@ def test_privacy_control_stops_whatever_shapes_a_list() -> None:
 
 def granted(consent: TcfConsent, source: str = "web", terms: dict[str, Terms] = TERMS) -> set[str]:
     changes = tcf_changes(consent, source, terms, SHOP)
-    assert [each.purpose for each in changes] == list(SHOP.purposes) and {each.source for each in changes} == {source}
+    silent = {"cross_source"} if consent.vendor and not terms["cross_source"].tcf else set()
+    assert [each.purpose for each in changes] == [name for name in SHOP.purposes if name not in silent]
+    assert {each.source for each in changes} == {source}
     return {each.purpose for each in changes if each.granted}
 
 
@@ -151,6 +154,16 @@ def test_less_consent_never_grants_more(
 def test_a_tcf_consent_is_for_one_source(source: str, said: str) -> None:
     with pytest.raises(ConsentError, match=said):
         tcf_changes(TcfConsent(True, frozenset(TCF_PURPOSES), frozenset()), source, TERMS, SHOP)
+
+
+def test_a_tcf_consent_says_nothing_of_links_but_where_the_shop_itself_is_refused(tmp_path: Path) -> None:
+    with contextlib.closing(Ledger.open(f"sqlite:///{tmp_path}/consent.db", SHOP)) as ledger:
+        one, other = b"k" * 16, b"l" * 16
+        ledger.links.link([one, other], "n", "person", "", None)
+        for vendor, together in ((True, [other]), (False, [])):
+            consent = TcfConsent(vendor, frozenset(TCF_PURPOSES), frozenset())
+            ledger.record(one, tcf_changes(consent, "web", TERMS, SHOP), None, "tcf-4", "person", "", None)
+            assert ledger.links.others(one) == together
 
 
 def test_a_later_tcf_consent_takes_back_what_an_earlier_one_gave_in_the_ledger(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.consent import people as module
-from engine.consent.changes import Held
+from engine.consent.changes import ALONE, Held
 from engine.consent.people import Origin, People, load, rows_of
 from engine.consent.replay import State
 
@@ -32,13 +32,14 @@ HELD = st.builds(
     st.integers(0, 2**63 - 1),
     st.integers(0, 2**62),
     st.integers(0, 2**62),
+    st.just(ALONE) | st.binary(min_size=16, max_size=16),
 )
 CROWD = st.lists(HELD, max_size=60, unique_by=lambda held: held.key)
 
 
 def people(crowd: list[Held], origin: Origin = ORIGIN) -> People:
-    columns = zip(*sorted(crowd), strict=True) if crowd else [()] * 6
-    kinds = ("S16", np.uint64, np.uint8, np.int64, np.int64, np.int64)
+    columns = zip(*sorted(crowd), strict=True) if crowd else [()] * 7
+    kinds = ("S16", np.uint64, np.uint8, np.int64, np.int64, np.int64, "S16")
     return People(rows_of(State(*(np.array(c, kind) for c, kind in zip(columns, kinds, strict=True)))), origin)
 
 

@@ -16,6 +16,7 @@ import pytest
 from sqlalchemy.exc import DBAPIError
 
 from engine.consent import Change, Ledger, Vocabulary
+from engine.consent.opening import LEDGER_FORMAT
 from engine.errors import LedgerUnavailable
 
 # Kills itself right before the n-th statement of an erasure, counted on the driver's own connection.
@@ -168,22 +169,29 @@ def test_two_processes_raise_one_file_at_once(of_format_1: Path, url: str, vocab
         assert [row.action for row in ledger.audit_rows(9)] == ["format_raised"]
 
 
-def test_a_ledger_of_format_2_is_raised_once_and_its_log_goes_on(
-    url: str, vocabulary: Vocabulary, key: Any, sql: Any
+@pytest.mark.parametrize("older", [2, 3])
+def test_a_ledger_of_an_older_format_is_raised_once_and_its_log_goes_on(
+    url: str, vocabulary: Vocabulary, key: Any, sql: Any, older: int
 ) -> None:
     with closing(Ledger.open(url, vocabulary)) as ledger:
         for n in range(3):
             ledger.record(key(n), [Change("profile", "", True)], None, "n", "person", "", None)
         before = ledger.standings()[0]
-    sql("DROP INDEX consent_moves", "UPDATE consent_ledger SET format = 2")
+    sql("DROP INDEX consent_persons", "ALTER TABLE consent_current DROP COLUMN person")
+    if older == 2:
+        sql("DROP INDEX consent_moves")
+    sql(f"UPDATE consent_ledger SET format = {older}")
     with ThreadPoolExecutor(4) as pool:
         ledgers = list(pool.map(lambda _: Ledger.open(url, vocabulary), range(4)))
-    assert sql("SELECT format FROM consent_ledger")[0][0] == 3
+    assert sql("SELECT format FROM consent_ledger")[0][0] == LEDGER_FORMAT
     with pytest.raises(DBAPIError, match="consent_moves"):
         sql("CREATE INDEX consent_moves ON consent_current (sequence)")  # it is there
     for ledger in ledgers:
         assert ledger.standings()[0].equals(before) and ledger.verify_audit().whole
         assert [row.action for row in ledger.audit_rows(9)] == ["consent_changed"] * 3 + ["format_raised"]
+    ledgers[0].links.link([key(0), key(1)], "n", "person", "", None)
+    assert ledgers[1].links.others(key(0)) == [key(1)]
+    for ledger in ledgers:
         ledger.close()
 
 

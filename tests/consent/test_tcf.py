@@ -117,9 +117,11 @@ def written(
     specific: bool = True,
     restrictions: RESTRICTED | None = None,
     version: int = 2,
+    when: datetime = datetime(2017, 7, 14, tzinfo=UTC),
 ) -> str:
     """The bits of a core segment, field by field."""
-    head: list[Field] = [(version, 6), (15_000_000_000, 36), (15_000_000_001, 36), (27, 12), (3, 12), (1, 6)]
+    at = int(when.timestamp() * 10)
+    head: list[Field] = [(version, 6), (at, 36), (at, 36), (27, 12), (3, 12), (1, 6)]
     head += [(4, 6), (13, 6), (200, 12), (policy, 6), (int(specific), 1), (0, 1)]
     bits = "".join(f"{value:0{width}b}" for value, width in head)
     bits += flags(features, 12) + flags(purposes, 24) + "0" * 24 + "0" + f"{8:06b}{4:06b}"
@@ -135,6 +137,29 @@ def of_range(spans: list[tuple[int, int]], highest: int = 65535) -> str:
 
 def of_field(vendors: set[int], highest: int) -> str:
     return f"{highest:016b}0" + flags(vendors, highest)
+
+
+def disclosed(vendors: set[int], kind: int = 1) -> str:
+    return f"{kind:03b}" + of_field(vendors, max(vendors, default=0))
+
+
+def test_a_vendor_that_nobody_was_shown_has_no_consent() -> None:
+    for when in (datetime(2026, 2, 1, tzinfo=UTC), datetime(2026, 3, 2, tzinfo=UTC)):
+        core = text_of(written({5}, set(), of_range([(30, 40)]), when=when, policy=5))
+        others = text_of(disclosed({35, 99}, kind=3))
+        read = decode(f"{core}.{text_of(disclosed({35, 36}))}.{others}")
+        assert read.consent(35).vendor and read.consent(36).vendor
+        assert not read.consent(37).vendor, "consented to, and never shown"
+        assert not read.consent(99).vendor
+
+
+def test_a_string_of_tcf_2_3_names_the_vendors_disclosed() -> None:
+    late = text_of(written({5}, set(), of_range([(35, 35)]), when=datetime(2026, 3, 1, tzinfo=UTC)))
+    with pytest.raises(ConsentError, match="2026-03-01.*disclosed"):
+        decode(late).consent(35)
+    assert decode(f"{late}.{text_of(disclosed({35}))}").consent(35).vendor
+    early = text_of(written({5}, set(), of_range([(35, 35)]), when=datetime(2026, 2, 28, 23, 59, tzinfo=UTC)))
+    assert decode(early).disclosed_vendors is None and decode(early).consent(35).vendor
 
 
 def test_our_own_writer_writes_what_is_published() -> None:
@@ -209,6 +234,9 @@ def test_an_older_policy_or_a_global_string_is_refused() -> None:
         (text_of(written(vendors=of_range([(0, 0)]))), "from 0 to 0"),
         (text_of(written(vendors=of_range([(9, 9)], highest=8))), "past its last one, 8"),
         ("C" * 70_000, "70000 characters"),
+        (text_of(written()) + ".", "base64"),
+        (text_of(written()) + ".I", "cut off"),
+        (f"{text_of(written())}.{text_of(disclosed({1}))}.{text_of(disclosed({2}))}", "twice"),
     ],
 )
 def test_what_is_no_tc_string_is_told_without_being_repeated(text: str, said: str) -> None:

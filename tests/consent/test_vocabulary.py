@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from engine.consent import PROFILE, PURPOSES, Level, Vocabulary
 from engine.consent.vocabulary import RELIED_ON
 from engine.errors import ConsentError
+from engine.schema import DELICATE, NEVER
 
 SHOP = Vocabulary(sources=("web", "app", "store"))
 LARGEST = Vocabulary(sources=tuple(f"source{n}" for n in range(9)))  # 63 bits
@@ -262,3 +263,13 @@ def test_translating_never_allows_what_was_not_granted_by_name(
     assert of.translated(of.under(level, granted), to) == to.under(level, translated), (
         "the dial may be turned before or after"
     )
+
+
+def test_groups_of_sensitive_items_need_one_grant_more() -> None:
+    vocabulary = Vocabulary(sources=("web", "app"))
+    bases = vocabulary.group_bases
+    assert bases[:4].tolist() == [1, 2, 4, 8] and bases.shape == (2 * DELICATE,)
+    for group in range(4):
+        delicate = vocabulary.mask("sensitive", vocabulary.sources[group // 2])
+        assert bases[DELICATE + group] == 1 << group | delicate
+    assert set(bases[4:DELICATE].tolist()) == set(bases[DELICATE + 4 :].tolist()) == {NEVER}
