@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from engine.errors import KernelError
-from engine.kernels.rerank import cpu, mmr, reference
+from engine.kernels.rerank import cpu, mmr, mmr_of, reference
 
 F32 = NDArray[np.float32]
 BALANCES = [0.0, 0.1, 0.5, 0.7, 0.999, 1.0]
@@ -20,9 +20,21 @@ def case(count: int, width: int, seed: int = 0) -> tuple[F32, F32]:
     return rng.random(count, np.float32), rng.standard_normal((count, width)).astype(np.float32)
 
 
+def scattered(vectors: F32) -> tuple[F32, NDArray[np.int32]]:
+    """The vectors as rows of a larger read-only table."""
+    rng = np.random.default_rng(len(vectors))
+    rows = rng.permutation(2 * len(vectors) + 1)[: len(vectors)].astype(np.int32)
+    table = rng.standard_normal((2 * len(vectors) + 1, vectors.shape[1])).astype(np.float32)
+    table[rows] = vectors
+    table.flags.writeable = rows.flags.writeable = False
+    return table, rows
+
+
 def same(relevance: F32, vectors: F32, keep: int, balance: float) -> NDArray[np.int32]:
     found = mmr(relevance, vectors, keep, balance)
     np.testing.assert_array_equal(found, reference.mmr(relevance, vectors, keep, balance))
+    table, rows = scattered(vectors)
+    np.testing.assert_array_equal(found, mmr_of(relevance, table, rows, keep, balance))
     assert found.dtype == np.int32
     assert len(found) == len(set(found.tolist())) == min(keep, len(relevance))
     return found
@@ -45,14 +57,16 @@ def test_the_fast_path_equals_the_reference(count: int, width: int, keep: int, b
     kinds=st.integers(1, 40),
     steps=st.integers(1, 50),
     zeros=st.floats(0, 1),
+    power=st.integers(-44, 37),
     seed=st.integers(0, 2**32 - 1),
 )
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=300)
 def test_copies_ties_and_zero_vectors_change_no_pick(
-    count: int, width: int, keep: int, balance: float, kinds: int, steps: int, zeros: float, seed: int
+    count: int, width: int, keep: int, balance: float, kinds: int, steps: int, zeros: float, power: int, seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
     few = rng.standard_normal((kinds, width)).astype(np.float32)
+    few[rng.random(kinds) < 0.3] *= np.float32(10.0**power)
     vectors = few[rng.integers(0, kinds, count)]
     vectors[rng.random(count) < zeros] = 0
     relevance = (rng.integers(0, steps, count) / steps).astype(np.float32)
@@ -107,10 +121,62 @@ def test_nothing_in_nothing_out() -> None:
     assert mmr(*case(3, 4), 0, 0.5).shape == (0,)
 
 
+@given(near=st.integers(1, 1 << 12), balance=st.floats(0, 0.999), seed=st.integers(0, 2**32 - 1))
+@settings(deadline=None, max_examples=100)
+def test_closer_calls_than_float32_can_tell_are_decided_exactly(near: int, balance: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    vectors = np.repeat(rng.standard_normal((8, 61)).astype(np.float32), 6, axis=0)
+    vectors.view(np.int32)[...] += rng.integers(0, near, vectors.shape, np.int32)  # so many steps of float32 apart
+    relevance = np.repeat(rng.random(8, np.float32), 6)
+    relevance.view(np.int32)[...] += rng.integers(0, 2, len(relevance), np.int32)
+    same(relevance, vectors, 30, balance)
+
+
+@pytest.mark.parametrize("relevance", [3e38, -3e38, 1e-45])
+def test_relevance_of_any_size_is_taken_as_it_is(relevance: float) -> None:
+    scores, vectors = case(40, 7)
+    scores[::3] = relevance
+    for balance in BALANCES:
+        same(scores, vectors, 40, balance)
+
+
 def test_the_input_is_left_as_it_was() -> None:
     relevance, vectors = case(30, 5)
-    relevance.flags.writeable = vectors.flags.writeable = False  # as views of a mapped file are
-    assert len(cpu.mmr(relevance, vectors, 10, 0.5)) == 10
+    before = relevance.tobytes(), vectors.tobytes()
+    rows = np.arange(30, dtype=np.int32)
+    for array in (relevance, vectors, rows):
+        array.flags.writeable = False  # as views of a mapped file are
+    assert len(cpu.mmr_of(relevance, vectors, rows, 10, 0.5)) == 10
+    assert (relevance.tobytes(), vectors.tobytes()) == before
+
+
+def test_arrays_with_gaps_are_taken_too() -> None:
+    relevance, vectors = case(60, 10)
+    expected = mmr(relevance[::2].copy(), vectors[::2, 1::2].copy(), 9, 0.6)
+    np.testing.assert_array_equal(mmr(relevance[::2], vectors[::2, 1::2], 9, 0.6), expected)
+    np.testing.assert_array_equal(mmr(relevance[::2], np.asfortranarray(vectors)[::2, 1::2], 9, 0.6), expected)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_vectors_that_are_not_finite_never_bring_a_candidate_twice(value: float) -> None:
+    table = case(30, 8)[1]
+    table[::2] = value
+    table[1::4, 3] = value
+    rows = np.arange(30, dtype=np.int32)
+    for place in (cpu.mmr_of, cpu.dpp_of):
+        assert sorted(place(np.ones(30, np.float32), table, rows, 30, 0.5).tolist()) == list(range(30))
+
+
+@pytest.mark.parametrize("row", [-1, 3, 2**31 - 1])
+def test_nothing_is_read_from_outside_the_table(row: int) -> None:
+    relevance, table = case(3, 4)
+    rows = np.array([0, row, 1], np.int32)
+    with pytest.raises(KernelError, match="rows point outside the table"):
+        mmr_of(relevance, table, rows, 2, 0.5)
+    with pytest.raises(IndexError):
+        cpu.mmr_of(relevance, table, rows, 2, 0.5)
+    with pytest.raises(IndexError, match="differ in number"):
+        cpu.mmr_of(relevance, table, rows[:2], 2, 0.5)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from engine.errors import KernelError
 
 F32 = NDArray[np.float32]
 MICROSECONDS_A_DAY = 86_400_000_000
-_EPSILON = 1e-5  # of the layer norm, as in torch
+EPSILON = 1e-5  # of the layer norm, as in torch
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,16 +42,28 @@ class UserTower:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """Of all parameters."""
+        return tuple(field.name for field in fields(cls))
+
+    def fits(self, decays: int, width: int) -> bool:
+        """Whether the parameters are of one tower, of K decays over vectors of D."""
+        hidden = self.enter_bias.shape
+        shapes = ((decays,), (decays,), (*hidden, decays * width), hidden, (width, *hidden), *[(width,)] * 3)
+        found = tuple(array.shape for array in self.arrays().values())
+        return len(hidden) == 1 and found == shapes
+
+    @classmethod
     def of(cls, arrays: Mapping[str, NDArray[np.float32]]) -> UserTower:
         """The tower whose parameters a snapshot stores.
 
         Raises:
             KernelError: a parameter is missing.
         """
-        missing = [field.name for field in fields(cls) if field.name not in arrays]
+        missing = [name for name in cls.names() if name not in arrays]
         if missing:
             raise KernelError(f"The user tower lacks {', '.join(missing)}.", "Publish a snapshot of this version.")
-        return cls(**{field.name: np.asarray(arrays[field.name], np.float32) for field in fields(cls)})
+        return cls(**{name: np.asarray(arrays[name], np.float32) for name in cls.names()})
 
 
 def pool(
@@ -104,6 +116,6 @@ def encode(sums: F32, weights: F32, tower: UserTower) -> F32:
     hidden = hidden * (0.5 + 0.5 * np.tanh(0.5 * hidden))  # SiLU, in a form that cannot overflow
     vector = pooled + hidden @ tower.leave.T + tower.leave_bias
     vector = vector - vector.mean(1, keepdims=True)
-    vector = vector / np.sqrt((vector**2).mean(1, keepdims=True) + np.float32(_EPSILON))
+    vector = vector / np.sqrt((vector**2).mean(1, keepdims=True) + np.float32(EPSILON))
     result: F32 = (vector * tower.gain + tower.shift) * known[:, None]
     return result
