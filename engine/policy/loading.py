@@ -17,6 +17,7 @@ from engine.policy.slate import Rule
 
 GROUP = "bodega.rules"
 _SURFACE_KEYS = ("limit", "level", "rules")
+_ENTRY_KEYS = ("name", "enabled")
 _LEVELS = {level.name.lower(): level for level in Level if level is not Level.UNSET}
 _DEFAULT_LIMIT = 20
 
@@ -26,7 +27,7 @@ def load_policies(spec: Mapping[str, Any]) -> dict[str, Chain]:
 
     Args:
         spec: plain settings by surface, {limit: 20, level: full, rules: [{name: category_cap, share: 0.4}, ...]};
-            limit and level may be left out, and are then 20 and full.
+            limit and level may be left out, and are then 20 and full. A rule with `enabled: false` is checked and left out.
 
     Returns:
         chains by surface, in the order of the settings.
@@ -54,19 +55,22 @@ def _chain(surface: str, settings: Any, registered: Mapping[str, EntryPoint]) ->
     listed = settings.get("rules")
     if not isinstance(listed, Sequence) or isinstance(listed, str):
         raise PolicyError(f"{where}: rules: expected a list, found {listed!r}.", _EXAMPLE)
-    rules = tuple(_rule(where, entry, registered) for entry in listed)
+    made = [_rule(where, entry, registered) for entry in listed]
+    rules = tuple(rule for rule, entry in zip(made, listed, strict=True) if entry.get("enabled", True))
     return Chain(surface, _version(limit, level, rules), rules, limit, _LEVELS[level])
 
 
 def _rule(where: str, entry: Any, registered: Mapping[str, EntryPoint]) -> Rule:
     if not isinstance(entry, Mapping) or not isinstance(entry.get("name"), str):
         raise PolicyError(f"{where}: a rule is {entry!r}, without a name.", _EXAMPLE)
-    name = entry["name"]
+    name, enabled = entry["name"], entry.get("enabled", True)
     _refuse_unknown(where, "rule", [name], registered)
+    if not isinstance(enabled, bool):
+        raise PolicyError(f"{where}: {name}: enabled: expected bool, found {enabled!r}.", "Write true or false.")
     made = _rule_class(where, registered[name])
     fields = [field for field in dataclasses.fields(made) if field.init]
     kinds = get_type_hints(made)
-    given = {key: value for key, value in entry.items() if key != "name"}
+    given = {key: value for key, value in entry.items() if key not in _ENTRY_KEYS}
     _refuse_unknown(where, f"parameter of '{name}'", given, [field.name for field in fields])
     for field in fields:
         kind = kinds[field.name]
@@ -114,7 +118,8 @@ def _fits(value: object, kind: Any) -> bool:
 
 
 def _version(limit: int, level: str, rules: Sequence[Rule]) -> str:
-    told = [[rule.name, dataclasses.asdict(rule)] for rule in rules]  # type: ignore[call-overload]
+    told = [[rule.name, {each.name: getattr(rule, each.name) for each in dataclasses.fields(rule) if each.init}]  # type: ignore[arg-type]
+            for rule in rules]  # fmt: skip
     text = json.dumps([limit, level, told], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 

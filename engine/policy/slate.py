@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import ClassVar, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.schema import NO_ITEM, NOBODY
-from engine.snapshot import ItemTable, Seen
+from engine.snapshot import ItemTable, Mix, Seen
 
 Positions = NDArray[np.integer]
+_NO_CODES: Final = np.empty(0, np.int32)
+_NO_CODES.flags.writeable = False
+_WHOLE: dict[int, Positions] = {}  # by length: the very object that `everyone` gave means that all stay where they are
+_LARGEST = 2048  # with it all of them together take 16 MiB
+
+
+def _no_codes() -> NDArray[np.int32]:
+    return _NO_CODES
 
 
 class Alternatives(Protocol):
@@ -42,32 +50,96 @@ class Alternatives(Protocol):
         """(n, ways) or (n,) item codes, or NO_ITEM."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Slate:
-    """Candidates in an order, each with the one way in which it is justified. Columns of (n,)."""
+    """Candidates in an order, each with the one way in which it is justified. Columns of (n,).
 
-    item: NDArray[np.int32]
-    lane: NDArray[np.uint8]
-    basis: NDArray[np.uint64]
-    score: NDArray[np.float32]
-    evidence: NDArray[np.int32]
+    What `take` gives reads its columns, but for the items, when they are first asked for: most rules look at the items alone.
+    """
+
+    __slots__ = ("_at", "_basis", "_evidence", "_lane", "_of", "_score", "item")
+
+    def __init__(
+        self,
+        item: NDArray[np.int32],
+        lane: NDArray[np.uint8],
+        basis: NDArray[np.uint64],
+        score: NDArray[np.float32],
+        evidence: NDArray[np.int32],
+    ) -> None:
+        self.item = item
+        self._lane: NDArray[np.uint8] | None = lane
+        self._basis: NDArray[np.uint64] | None = basis
+        self._score: NDArray[np.float32] | None = score
+        self._evidence: NDArray[np.int32] | None = evidence
+        self._of: Alternatives | None = None  # and `_at`: whose columns, and where in them
+        self._at: Positions | None = None
+
+    @classmethod
+    def of_ways(cls, candidates: Alternatives, item: NDArray[np.int32], way: Positions) -> Slate:
+        """Candidates in one of their ways.
+
+        Args:
+            item: (n,) item codes. way: (n,) where each one's way is in the flattened columns.
+        """
+        made = cls.__new__(cls)
+        made.item = item
+        made._lane = made._basis = made._score = made._evidence = None
+        made._of = candidates
+        made._at = way
+        return made
 
     def __len__(self) -> int:
         return len(self.item)
 
+    @property
+    def lane(self) -> NDArray[np.uint8]:
+        """(n,) codes of schema.LANES."""
+        if (column := self._lane) is None:
+            column = self._lane = self._of.lane.take(self._at)  # type: ignore[union-attr, arg-type]
+        return column
+
+    @property
+    def basis(self) -> NDArray[np.uint64]:
+        """(n,) grants relied on."""
+        if (column := self._basis) is None:
+            column = self._basis = self._of.basis.take(self._at)  # type: ignore[union-attr, arg-type]
+        return column
+
+    @property
+    def score(self) -> NDArray[np.float32]:
+        """(n,) higher is better."""
+        if (column := self._score) is None:
+            column = self._score = self._of.score.take(self._at)  # type: ignore[union-attr, arg-type]
+        return column
+
+    @property
+    def evidence(self) -> NDArray[np.int32]:
+        """(n,) item codes, or NO_ITEM."""
+        if (column := self._evidence) is None:
+            column = self._evidence = self._of.evidence.take(self._at)  # type: ignore[union-attr, arg-type]
+        return column
+
     def take(self, positions: Positions) -> Slate:
         """The candidates at these positions, in that order."""
-        return Slate(
-            self.item.take(positions),
-            self.lane.take(positions),
-            self.basis.take(positions),
-            self.score.take(positions),
-            self.evidence.take(positions),
-        )
+        if positions is _WHOLE.get(len(self.item)):
+            return self
+        if self._of is None or self._at is None:
+            return Slate.of_ways(self, self.item.take(positions), positions)
+        return Slate.of_ways(self._of, self.item.take(positions), self._at.take(positions))
+
+    def whole(self) -> Slate:
+        """The same with columns of its own: nothing of what it was taken from is kept."""
+        return Slate(self.item, self.lane, self.basis, self.score, self.evidence)
 
     def then(self, other: Slate) -> Slate:
         """This one's candidates, and after them the other's."""
-        return Slate(*(np.concatenate([getattr(self, each.name), getattr(other, each.name)]) for each in fields(self)))
+        return Slate(
+            np.concatenate([self.item, other.item]),
+            np.concatenate([self.lane, other.lane]),
+            np.concatenate([self.basis, other.basis]),
+            np.concatenate([self.score, other.score]),
+            np.concatenate([self.evidence, other.evidence]),
+        )
 
     @classmethod
     def of_anyone(cls, items: NDArray[np.int32], scores: NDArray[np.float32], lane: int) -> Slate:
@@ -88,6 +160,17 @@ class Slate:
         )
 
 
+def everyone(count: int) -> Positions:
+    """0..count-1, read-only: what a rule keeps that removes nothing and leaves the order. A slate gives itself for it."""
+    found = _WHOLE.get(count)
+    if found is None:
+        found = np.arange(count)
+        found.flags.writeable = False
+        if count <= _LARGEST:
+            _WHOLE[count] = found
+    return found
+
+
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Moment:
     """What rules may look at.
@@ -104,6 +187,12 @@ class Moment:
         only_categories: names; empty means all.
         diversity: 0..1 in place of the surface's own strength; None leaves that.
         seen: what the person already has; None when nothing may be known.
+        granted_today: what may be used of today's events: bases with schema.TODAY lie inside it and `granted` together.
+        hidden: (h,) item codes, ascending, that today's events take away from every lane.
+        dismissed: (c,) codes of `items.paths.names` of which the person wants nothing.
+        mix: how the person's interest spreads over categories, as far as it may be used; None: unknown.
+        shown, times: (s,) item codes, ascending, and how often each was shown lately and not opened.
+        seed: of what is drawn; 0: nothing is.
     """
 
     items: ItemTable
@@ -117,6 +206,13 @@ class Moment:
     only_categories: frozenset[str] = frozenset()
     diversity: float | None = None
     seen: Seen | None = None
+    granted_today: int = 0
+    hidden: NDArray[np.int32] = field(default_factory=_no_codes)
+    dismissed: NDArray[np.int32] = field(default_factory=_no_codes)
+    mix: Mix | None = None
+    shown: NDArray[np.int32] = field(default_factory=_no_codes)
+    times: NDArray[np.int32] = field(default_factory=_no_codes)
+    seed: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -126,10 +222,13 @@ class Verdict:
     Args:
         kept: positions into the slate, none twice, in the new order.
         removed: how many went, by reason; with `kept` they add up to the slate.
+        propensity: (len(kept),) float32, the chance that each stood where it now stands, over all seeds; None: the rule drew
+            nothing.
     """
 
     kept: Final[Positions]
     removed: Final[Mapping[str, int]] = field(default_factory=dict)
+    propensity: Final[NDArray[np.float32] | None] = None
 
     @classmethod
     def keeping(cls, wanted: NDArray[np.bool_], reason: str) -> Verdict:

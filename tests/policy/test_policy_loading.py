@@ -23,8 +23,8 @@ def home(**settings: Any) -> dict[str, Any]:
     return {"home": {"rules": [CONSENT]} | settings}
 
 
-def test_the_policies_that_come_with_it_cover_the_four_surfaces(surfaces: dict[str, Chain]) -> None:
-    assert list(surfaces) == ["home", "email", "item_page", "basket"]
+def test_the_policies_that_come_with_it_cover_five_surfaces(surfaces: dict[str, Chain]) -> None:
+    assert list(surfaces) == ["home", "reorder", "email", "item_page", "basket"]
     assert all(1 <= chain.default_limit <= 100 for chain in surfaces.values())
     assert all(isinstance(chain.rules[-1], Consent) for chain in surfaces.values())
 

@@ -2,72 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import ClassVar
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
-from engine.consent.vocabulary import MAX_BITS
-from engine.policy.slate import Alternatives, Moment, Slate, Verdict
-from engine.schema import NEVER
+from engine.policy import compiled
+from engine.policy.compiled import GRANTABLE
+from engine.policy.slate import Alternatives, Moment, Slate, Verdict, everyone
+from engine.schema import NEVER, TODAY
 
 NOT_GRANTED = "not_granted"
-# No vocabulary reaches past these bits. Masking to them keeps schema.NEVER out whatever a caller passes as granted.
-_GRANTABLE = (1 << MAX_BITS) - 1
-_OUT = np.float32(-np.inf)
-_EVERY = np.arange(4096)
-_EVERY.flags.writeable = False
-_NOTHING: Mapping[str, int] = MappingProxyType({})
 
 
-def allowed(basis: NDArray[np.uint64], granted: int) -> NDArray[np.bool_]:
-    """Which bases lie inside the grants; any shape. An unused alternative never does."""
-    inside: NDArray[np.bool_] = (basis & np.uint64(_withheld(granted))) == 0
+def allowed(basis: NDArray[np.uint64], granted: int, granted_today: int = 0) -> NDArray[np.bool_]:
+    """Which bases lie inside the grants; any shape. An unused alternative never does.
+
+    Args:
+        granted_today: what may be used of today's events besides: by bases with schema.TODAY alone.
+    """
+    inside: NDArray[np.bool_] = (basis & np.uint64(NEVER & ~(granted & GRANTABLE))) == 0
+    if granted_today & GRANTABLE:
+        of_today = (basis & np.uint64(TODAY)) != 0
+        withheld = np.uint64(NEVER & ~((granted | granted_today) & GRANTABLE | TODAY))
+        inside |= of_today & (basis != np.uint64(NEVER)) & ((basis & withheld) == 0)
     return inside
 
 
-@njit("uint64(uint64[:])", cache=True)
-def _relied_on(basis: NDArray[np.uint64]) -> np.uint64:
-    """All bits of all bases: a quarter of what NumPy's reduction takes over 500."""
-    relied_on = np.uint64(0)
-    for each in basis:
-        relied_on |= each
-    return relied_on
-
-
-def _withheld(granted: int) -> int:
-    return NEVER & ~(granted & _GRANTABLE)
-
-
-def resolve(candidates: Alternatives, granted: int) -> Slate:
+def resolve(candidates: Alternatives, granted: int, granted_today: int = 0) -> Slate:
     """Give each candidate the best way that the grants allow, and drop those that have none.
 
     Args:
         candidates: (n,) items with ways of (n, ways) or (n,).
-        granted: mask of what the person allows, after the dial.
+        granted, granted_today: masks of what the person allows, after the dial.
 
     Returns:
-        the candidates left, best score first; equal scores keep the order of the input.
+        the candidates left, best score first; equal scores keep the order of the input. A score that is no number, or
+        minus infinity, is none.
+
+    Raises:
+        ValueError: columns of different lengths.
     """
-    ways = candidates.basis.shape[1] if candidates.basis.ndim == 2 else 1
-    scores = np.where(allowed(candidates.basis, granted), candidates.score, _OUT).reshape(-1)
-    chosen = scores.reshape(-1, ways).argmax(axis=1) + np.arange(0, len(scores), ways)
-    best = scores[chosen]
-    # Where nothing is allowed argmax still answers; its score then is no score, as is that of a broken model.
-    usable = np.flatnonzero(best > _OUT)
-    usable = usable[np.argsort(-best[usable], kind="stable")]
-    chosen = chosen[usable]
-    return Slate(
-        candidates.item.take(usable),
-        candidates.lane.take(chosen),
-        candidates.basis.take(chosen),
-        best.take(usable),
-        candidates.evidence.take(chosen),
-    )
+    item, basis, score = candidates.item, candidates.basis, candidates.score
+    masks = granted & GRANTABLE, granted_today & GRANTABLE
+    try:
+        kept, way = compiled.resolve(item, basis, score, *masks)
+    except TypeError:  # of another layout or kind than a snapshot's
+        item, score = np.ascontiguousarray(item, np.int32), np.ascontiguousarray(score, np.float32)
+        kept, way = compiled.resolve(item, np.ascontiguousarray(basis, np.uint64), score, *masks)
+    return Slate.of_ways(candidates, kept, way)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +62,9 @@ class Consent:
 
     def __call__(self, slate: Slate, moment: Moment) -> Verdict:
         """Remove what relies on a grant that is not given."""
-        if not int(np.bitwise_or.reduce(slate.basis)) & _withheld(
-            moment.granted
+        basis, granted, today = slate.basis, moment.granted, moment.granted_today
+        if not compiled.outside(
+            basis, granted & GRANTABLE, today & GRANTABLE
         ):  # as good as always: `resolve` came first
-            return Verdict(_EVERY[: len(slate)] if len(slate) <= len(_EVERY) else np.arange(len(slate)))
-        return Verdict.keeping(allowed(slate.basis, moment.granted), NOT_GRANTED)
+            return Verdict(everyone(len(basis)))
+        return Verdict.keeping(allowed(basis, granted, today), NOT_GRANTED)
