@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from importlib.metadata import entry_points
 from typing import Any, Protocol
 
@@ -13,12 +13,16 @@ from numpy.typing import NDArray
 from engine.errors import SettingsError
 from engine.ranking.people import People, Shop
 
+_UNTOLD = np.empty(0, np.float32)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Found:
     """F candidates of a block of people: owner (F,), item (F,), score (F,), basis (F,), evidence (F,; NO_ITEM: none).
 
-    A score is the expected number of wants of the item within the horizon, on one scale for all lanes.
+    A score is the expected number of wants of the item within the horizon, on one scale for all lanes. without (F,): the score
+    that would be left had the person never had to do with the evidence, 0 for not found; a lane that does not tell it has none of
+    its evidence named.
     """
 
     owner: NDArray[np.int64]
@@ -26,6 +30,11 @@ class Found:
     score: NDArray[np.float32]
     basis: NDArray[np.uint64]
     evidence: NDArray[np.int32]
+    without: NDArray[np.float32] = field(default_factory=lambda: _UNTOLD)
+
+    def __post_init__(self) -> None:
+        if self.without is _UNTOLD:
+            object.__setattr__(self, "without", self.score)
 
     @classmethod
     def nothing(cls) -> Found:
@@ -41,6 +50,13 @@ class Found:
             if parts
             else cls.nothing()
         )
+
+    def distinct(self) -> Found:
+        """Without what profiles that differ in what else they may read say alike: of each person, item and basis the first."""
+        order = np.lexsort((self.basis, self.item, self.owner))
+        same = np.zeros(len(order), bool)
+        same[1:] = np.all([part[order][1:] == part[order][:-1] for part in (self.owner, self.item, self.basis)], 0)
+        return self.take(np.sort(order[~same]))
 
     def take(self, rows: NDArray[np.integer] | NDArray[np.bool_]) -> Found:
         """Some of them."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.kernels.encode_user import ONLOOKER, faded
 from engine.two_tower.histories import Histories
 
 _DAY = 86_400_000_000
@@ -25,7 +26,7 @@ CURVE = 0.7  # the tenth purchase says less than the second
 @dataclass(frozen=True, slots=True, eq=False)
 class Habits:
     """again (I,): wants of people who had the item. mass (I,): their decayed earlier wants, curved. fresh, roots: new wants of
-    all people, and the sum of the square roots of their mass.
+    all people with a past, and the sum of the square roots of their interest, faded.
     """
 
     again: NDArray[np.float64]
@@ -54,7 +55,7 @@ class Habits:
 
     @property
     def fresh_rate(self) -> float:
-        """New wants within the horizon per square root of a person's mass."""
+        """New wants within the horizon per square root of a person's mass, as engine/ranking/people.py has it."""
         return (self.fresh + FRESH) / (self.roots + 1)
 
 
@@ -76,7 +77,13 @@ def masses(
 
 
 def tally(
-    histories: Histories, items: int, moment: int, wanted: float, half_life: float, horizon_days: float
+    histories: Histories,
+    items: int,
+    moment: int,
+    wanted: float,
+    half_life: float,
+    horizon_days: float,
+    rate: float | None = None,
 ) -> Habits:
     """Count one shard.
 
@@ -85,25 +92,32 @@ def tally(
         items: I.
         moment: nothing later is counted, microseconds since the epoch.
         wanted: least interest weight of a want.
-        half_life: days of a person's mass.
+        half_life: days of an item's mass.
         horizon_days: length of a window.
+        rate: per day, by which a person's interest fades: that of the tower's decay which the lanes' mass goes by; None: that of
+            half_life.
     """
     again, mass = np.zeros(items), np.zeros(items)
     fresh = roots = 0.0
     step = int(horizon_days * _DAY)
-    real = histories.weight >= wanted
+    fades = np.log(2) / half_life if rate is None else rate
+    owner, likes, real = histories.owner, histories.weight > 0, histories.weight >= wanted
     for window in range(1, WINDOWS + 1):
         begin = moment - window * step
-        had, weight = masses(histories, begin, wanted, half_life, items)
-        if not len(had):
+        past = likes & (histories.ts <= begin)
+        if not past.any():
             continue
-        inside = real & (histories.ts > begin) & (histories.ts <= begin + step)
-        got = np.unique(histories.owner[inside] * items + histories.item[inside])
-        known = np.isin(got, had, assume_unique=True)
         share = 0.5 ** (window - 1)  # what the last window says counts most
-        again += share * np.bincount(got[known] % items, minlength=items)
+        interest = np.bincount(
+            owner[past], faded(histories.weight[past], histories.ts[past], begin, fades), histories.users
+        )
+        known = np.bincount(owner[past], minlength=histories.users) > 0
+        roots += share * float(np.sqrt(np.maximum(interest[known], ONLOOKER)).sum())
+        had, weight = masses(histories, begin, wanted, half_life, items)
+        inside = real & (histories.ts > begin) & (histories.ts <= begin + step)
+        got = np.unique(owner[inside] * items + histories.item[inside])
+        repeat = np.isin(got, had, assume_unique=True)
+        fresh += share * float(known[got[~repeat] // items].sum())
+        again += share * np.bincount(got[repeat] % items, minlength=items)
         mass += share * np.bincount(had % items, weight**CURVE, items)
-        owner, place = np.unique(had // items, return_inverse=True)
-        fresh += share * float(np.isin(got[~known] // items, owner).sum())
-        roots += share * float(np.sqrt(np.bincount(place, weight)).sum())
     return Habits(again, mass, fresh, roots)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.ranking.causes import causes
 from engine.ranking.found import Found
 from engine.schema import ALTERNATIVES, LANES, NEVER, NO_ITEM, NO_LANE, OTHER_LANE
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Merged:
-    """C candidates, by person and best first: owner (C,), item (C,), and (C, 3) lane, basis, score, evidence."""
+    """C candidates, by person and best first: owner (C,), item (C,), and (C, 3) lane, basis, score, evidence: what the
+    rank rests on, or NO_ITEM.
+    """
 
     owner: NDArray[np.int64]
     item: NDArray[np.int32]
@@ -23,7 +26,7 @@ class Merged:
     evidence: NDArray[np.int32]
 
 
-def merge(found: dict[str, Found], keep: int, least_each: int) -> Merged:
+def merge(found: dict[str, Found], keep: int, least_each: int, reasoned: int = 40) -> Merged:
     """Merge lanes.
 
     Of the ways to justify one item, those are dropped that ask for more grants and score no better than another; then the two
@@ -33,6 +36,7 @@ def merge(found: dict[str, Found], keep: int, least_each: int) -> Merged:
         found: candidates by lane name; within a lane a pair of person and basis names an item once.
         keep: candidates a person.
         least_each: candidates kept for each person, lane and basis, whatever the others score.
+        reasoned: of how many of a person's first candidates the evidence is kept where it is a cause (engine/ranking/causes.py).
     """
     every = Found.together(list(found.values()))
     codes = np.array([LANES.index(name) if name in LANES else OTHER_LANE for name in found], np.uint8)
@@ -49,6 +53,7 @@ def merge(found: dict[str, Found], keep: int, least_each: int) -> Merged:
     edge[1:] = (every.owner[1:] != every.owner[:-1]) | (every.item[1:] != every.item[:-1])
     starts = np.flatnonzero(edge)
     pair = np.cumsum(edge) - 1
+    ways, pairs = every, pair
     nth = np.arange(len(lane)) - starts[pair] if len(lane) else np.empty(0, np.int64)
     kept = ~_dominated(pair, nth, every.basis, len(starts))
     every, lane, strong, pair = every.take(kept), lane[kept], strong[kept], pair[kept]
@@ -72,7 +77,10 @@ def merge(found: dict[str, Found], keep: int, least_each: int) -> Merged:
     place = _place((owner,), -score[:, 0], item)
     rows = np.flatnonzero((place < keep) | wanted)
     rows = rows[np.lexsort((item[rows], -score[rows, 0], owner[rows]))]
-    return Merged(owner[rows], item[rows], lanes[rows], basis[rows], score[rows], evidence[rows])
+    merged = Merged(owner[rows], item[rows], lanes[rows], basis[rows], score[rows], evidence[rows])
+    kept_at = np.full(len(starts), -1)
+    kept_at[rows] = np.arange(len(rows))
+    return replace(merged, evidence=causes(merged, ways, kept_at[pairs], reasoned))
 
 
 def _place(

@@ -9,16 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import SettingsError
-from engine.kernels.encode_user import UserTower, encode, pool, within_groups
-from engine.ranking.habits import masses
+from engine.kernels.encode_user import ONLOOKER, Encoder, UserTower, faded, nearest_decay
+from engine.ranking.kinds import Dismissed, Kinds
 from engine.ranking.settings import RankSettings
-from engine.schema import EVENTS, PURCHASE
+from engine.schema import DELICATE, EVENTS, NEVER, PURCHASE
 from engine.two_tower.encoding import GroupSums
 from engine.two_tower.histories import Histories
 
 _DAY = 86_400_000_000
-ONLOOKER = 0.1  # mass of somebody who has looked and wanted nothing yet
-GROUPS = 64  # more than there are bits in a basis
+_PLAIN = np.concatenate([np.uint64(1) << np.arange(DELICATE, dtype=np.uint64), np.full(DELICATE, NEVER, np.uint64)])
+GROUPS = DELICATE  # what hides an item hides it whether or not it is sensitive
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,8 +44,9 @@ class Shop:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ProfileVectors:
-    """People encoded on one stored profile: rows (P,) of the block; basis (P,); vectors (P, D); mass (P,) of their wants.
-    groups: the mask of events that the profile may read.
+    """People encoded on one stored profile: rows (P,) of the block; basis (P,); vectors (P, D); mass (P,) of their wants, at
+    least ONLOOKER: interest weights faded by the decay of the tower that is nearest to mass_days. groups: the mask of events that
+    the profile may read.
     """
 
     name: str
@@ -67,6 +68,8 @@ class People:
     profiles: tuple[ProfileVectors, ...]
     moment: int
     settings: RankSettings
+    bases: NDArray[np.uint64]  # (128,) the grants that each group of events asks for
+    dismissed: Dismissed  # categories of which they want nothing, in any lane
     device: str = "cpu"  # where exact top-K is taken
 
     def unseen(
@@ -83,7 +86,7 @@ class People:
         hider = np.log2(self.seen_basis[rows].astype(np.float64)).astype(np.int64)  # one bit a row, so exact
         owners = np.repeat(np.arange(first, first + len(starts) - 1), np.diff(starts))
         hidden = (owners * items + self.seen_item[rows]) * GROUPS + hider
-        code = (owner.astype(np.int64) * items + item) * GROUPS + group
+        code = (owner.astype(np.int64) * items + item) * GROUPS + group % GROUPS
         if not len(hidden):
             return np.ones(len(code), bool)
         place = np.minimum(np.searchsorted(hidden, code), len(hidden) - 1)
@@ -100,37 +103,41 @@ def gather(
     moment: int,
     settings: RankSettings,
     device: str = "cpu",
-    wanted: float = 1.0,
+    bases: NDArray[np.uint64] | None = None,
+    kinds: Kinds | None = None,
 ) -> People:
     """Encode a block of people on every stored profile, and find what is hidden from them.
 
     Args:
-        profiles: (name, mask over groups), the full one first; a profile that equals an earlier one for a person is not
+        profiles: (name, mask of grants), the full one first; a profile that equals an earlier one for a person is not
             stored again.
         items: I.
         moment: the night's time, microseconds since the epoch.
         device: where exact top-K is taken.
-        wanted: least interest weight of a want, as in training.
+        bases: the grants that each group of events asks for, Vocabulary.group_bases; None: each its own bit, and events of
+            sensitive items, where they are groups apart, count nowhere.
+        kinds: the categories; None: there are none, and nobody can have dismissed one.
     """
     starts, item, basis = _seen(histories, items, moment, settings)
+    encoder, decay = Encoder(tower), nearest_decay(tower.rates, settings.mass_days)
+    flat = sums.sums.reshape(len(sums.sums), sums.sums.shape[1] * sums.sums.shape[2])
+    edges = np.searchsorted(sums.owner, np.arange(histories.users + 1))
+    wants = faded(sums.weights[:, decay], sums.last, moment, float(tower.rates[decay]))
+    bases = _PLAIN if bases is None else bases
+    needs = bases[sums.group]
     encoded: list[ProfileVectors] = []
     taken = np.zeros((len(profiles), histories.users), np.uint64)
     for number, (name, mask) in enumerate(profiles):
-        inside = within_groups(mask, sums.group)
+        inside = (needs & ~np.uint64(mask)) == 0
         bits = np.zeros(histories.users, np.uint64)
-        np.bitwise_or.at(bits, sums.owner[inside], np.uint64(1) << sums.group[inside].astype(np.uint64))
+        np.bitwise_or.at(bits, sums.owner[inside], needs[inside])
         taken[number] = bits
         rows = np.flatnonzero((bits > 0) & (taken[:number] != bits).all(0))
-        place = np.full(histories.users, -1)
-        place[rows] = np.arange(len(rows))
-        mine = inside & (place[sums.owner] >= 0)
-        pooled = pool(
-            sums.sums[mine], sums.weights[mine], sums.last[mine], place[sums.owner[mine]], len(rows), tower.rates
-        )
-        pairs, strength = masses(histories.within(mask), moment, wanted, settings.mass_days, items)
-        mass = np.maximum(np.bincount(pairs // items, strength, histories.users)[rows], ONLOOKER)
-        encoded.append(ProfileVectors(name, mask, rows, bits[rows], encode(*pooled, tower), mass))
-    return People(histories, starts, item, basis, tuple(encoded), moment, settings, device)
+        vectors = encoder.many(flat, sums.weights, sums.last, needs, edges[rows], edges[rows + 1], mask)
+        mass = np.bincount(sums.owner[inside], wants[inside], histories.users)[rows]
+        encoded.append(ProfileVectors(name, mask, rows, bits[rows], vectors, np.maximum(mass, ONLOOKER)))
+    dismissed = Dismissed.of(histories, kinds or Kinds.none(items))
+    return People(histories, starts, item, basis, tuple(encoded), moment, settings, bases, dismissed, device)
 
 
 def _seen(
@@ -147,7 +154,7 @@ def _seen(
             )
         recent = histories.ts > moment - int(days * _DAY) if days else True
         hides |= (histories.event == EVENTS.index(name)) & recent
-    owner, group = histories.owner[hides], histories.group[hides].astype(np.int64)
+    owner, group = histories.owner[hides], histories.group[hides].astype(np.int64) % GROUPS
     code = np.unique((owner * items + histories.item[hides]) * GROUPS + group)
     pair = code // GROUPS
     starts = np.searchsorted(pair, np.arange(histories.users + 1) * items)

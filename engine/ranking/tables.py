@@ -15,6 +15,7 @@ from engine.ranking.people import People
 from engine.two_tower.encoding import GroupSums
 
 Tables = dict[str, pa.Table]
+DISMISSED = np.float32(-1.0)  # a share of the mix, which no interest has
 
 
 def shard_tables(
@@ -28,7 +29,7 @@ def shard_tables(
     """Everything a snapshot keeps of a block of people.
 
     Args:
-        root_category: (I,) or -1. sensitive: (I,).
+        root_category: (I,) or -1, by the codes of people.dismissed.kinds where it has any. sensitive: (I,).
         with_sensitive: adds to a basis the grants that a sensitive item needs besides.
 
     Returns:
@@ -59,7 +60,11 @@ def shard_tables(
             weights=sums.weights,
             sums=sums.sums.reshape(len(sums.sums), sums.sums.shape[1] * sums.sums.shape[2]),
         ),
-        "seen": _table(schema.SEEN, item=people.seen_item, basis=people.seen_basis),
+        "seen": _table(
+            schema.SEEN,
+            item=people.seen_item,
+            basis=np.where(sensitive[people.seen_item], with_sensitive(people.seen_basis), people.seen_basis),
+        ),
         "mix": _table(schema.MIX, category=category, share=share, basis=mix_basis),
         "cadence": _table(
             schema.CADENCE,
@@ -67,7 +72,7 @@ def shard_tables(
             purchases=habit.purchases.astype(np.uint32),
             gap_days=habit.gap_days.astype(np.float32),
             last=habit.last,
-            basis=habit.basis,
+            basis=np.where(sensitive[habit.item], with_sensitive(habit.basis), habit.basis),
         ),
     }
     owners = {
@@ -92,11 +97,13 @@ def _mix(
     sensitive: NDArray[np.bool_],
     with_sensitive: Callable[[NDArray[np.uint64]], NDArray[np.uint64]],
 ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32], NDArray[np.uint64]]:
-    """What a person's wants are made of, by category and by group of events: recent wants count most, sensitive items apart."""
+    """What a person's wants are made of, by category and by group of events: recent wants count most, sensitive items apart. And
+    with a share of DISMISSED the categories of which they want nothing, each on the group of events that said so.
+    """
     past = people.histories
     category = root_category[past.item]
     counts = (past.weight > 0) & (category >= 0)
-    owner, category, group = past.owner[counts], category[counts], past.group[counts].astype(np.int64)
+    owner, category, group = past.owner[counts], category[counts], past.group[counts].astype(np.int64) % schema.DELICATE
     delicate = sensitive[past.item[counts]]
     age = (people.moment - past.ts[counts]) / 86_400_000_000
     strength = past.weight[counts] * 0.5 ** (age / people.settings.mass_days)
@@ -108,7 +115,17 @@ def _mix(
     total = np.bincount(owner, amount, past.users)[owner]
     basis = np.uint64(1) << (every // 2 % 64).astype(np.uint64)
     basis = np.where(every % 2 == 1, with_sensitive(basis), basis)
-    return owner, (every // 128 % span).astype(np.int32), (amount / total).astype(np.float32), basis
+    gone = people.dismissed
+    said = np.uint64(1) << (gone.group % schema.DELICATE).astype(np.uint64)
+    said = np.where(gone.group >= schema.DELICATE, with_sensitive(said), said)
+    owner = np.concatenate([owner, gone.owner])
+    order = np.argsort(owner, kind="stable")
+    return (
+        owner[order],
+        np.concatenate([(every // 128 % span).astype(np.int32), gone.category])[order],
+        np.concatenate([(amount / total).astype(np.float32), np.full(len(said), DISMISSED)])[order],
+        np.concatenate([basis, said])[order],
+    )
 
 
 def _table(fields: pa.Schema, **columns: NDArray[np.generic]) -> pa.Table:

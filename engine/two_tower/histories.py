@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from engine.kernels.encode_user import within_groups
 from engine.kernels.encode_user.reference import MICROSECONDS_A_DAY
-from engine.schema import PURCHASE
+from engine.schema import DELICATE, PURCHASE
 
 __all__ = ["Batch", "Histories", "Windows"]
 
@@ -28,7 +28,7 @@ class Histories:
     item: NDArray[np.int32]
     ts: NDArray[np.int64]  # microseconds since the epoch
     weight: NDArray[np.float32]
-    group: NDArray[np.uint8]  # bit of the consent vocabulary
+    group: NDArray[np.uint8]  # bit of the consent vocabulary; schema.DELICATE more: of a sensitive item
     event: NDArray[np.uint8]
 
     @property
@@ -41,21 +41,40 @@ class Histories:
         """(E,) the person of each event."""
         return np.repeat(np.arange(self.users), np.diff(self.starts))
 
+    def of_some(self, people: NDArray[np.integer]) -> Histories:
+        """The same people with the events of some of them, by row, alone."""
+        theirs = np.zeros(self.users, bool)
+        theirs[people] = True
+        return self if theirs.all() else self._only(theirs[self.owner])
+
     def within(self, groups: int) -> Histories:
-        """The same people with the events of some groups alone; groups is a mask of the consent vocabulary."""
-        kept = within_groups(groups, self.group)
+        """The same people with the events of some groups alone, those of sensitive items included.
+
+        Args:
+            groups: mask of the consent vocabulary.
+        """
+        return self._only(within_groups(groups, self.group % DELICATE))
+
+    def _only(self, kept: NDArray[np.bool_]) -> Histories:
         starts = np.concatenate([[0], np.cumsum(kept)])[self.starts].astype(np.int64)
         item, ts, weight = self.item[kept], self.ts[kept], self.weight[kept]
         return Histories(self.keys, starts, item, ts, weight, self.group[kept], self.event[kept])
 
     @classmethod
-    def of(cls, activity: pa.Table, purpose: str, before: int | None = None) -> Histories:
+    def of(
+        cls,
+        activity: pa.Table,
+        purpose: str,
+        before: int | None = None,
+        sensitive: NDArray[np.bool_] | None = None,
+    ) -> Histories:
         """Histories for one purpose.
 
         Args:
             activity: schema.ACTIVITY, sorted by user and time.
             purpose: "trainable" or "profilable": the column that says whether the person allows it.
             before: keep events up to this time alone, microseconds since the epoch.
+            sensitive: (I,) items whose events are groups apart; None where groups do not matter.
         """
         keep = activity[purpose]
         if before is not None:
@@ -64,14 +83,17 @@ class Histories:
         keys = activity["user_key"].combine_chunks() if activity.num_rows else pa.array([], activity["user_key"].type)
         raw = np.frombuffer(keys.buffers()[1], "S16", len(keys), keys.offset * 16) if len(keys) else np.empty(0, "S16")
         edges = np.flatnonzero(np.concatenate([[True], raw[1:] != raw[:-1]])) if len(raw) else np.empty(0, np.int64)
-        event = activity["event"].to_numpy()
+        event, item = activity["event"].to_numpy(), activity["item"].to_numpy()
+        group = 2 * activity["source"].to_numpy() + (event != PURCHASE)
+        if sensitive is not None:
+            group = group + DELICATE * sensitive[item]
         return cls(
             keys.take(pa.array(edges)),
             np.concatenate([edges, [len(raw)]]).astype(np.int64),
-            activity["item"].to_numpy(),
+            item,
             activity["ts"].cast(pa.int64()).to_numpy(),
             activity["weight"].to_numpy(),
-            (2 * activity["source"].to_numpy() + (event != PURCHASE)).astype(np.uint8),
+            group.astype(np.uint8),
             event,
         )
 

@@ -5,13 +5,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.kernels.encode_user import ONLOOKER
 from engine.ranking.habits import CURVE, WINDOWS, Habits, masses, tally
 from tests.event_logs import DAY, NOON, histories, random_log, without
 
 ITEMS = 9
 
 
-def slow_tally(past, items, moment, wanted, half_life, horizon):
+def slow_tally(past, items, moment, wanted, half_life, horizon, rate):
     again, mass, fresh, roots = np.zeros(items), np.zeros(items), 0.0, 0.0
     step = int(horizon * DAY)
     for window in range(1, WINDOWS + 1):
@@ -26,9 +27,11 @@ def slow_tally(past, items, moment, wanted, half_life, horizon):
             for item, weight in had.items():
                 mass[item] += share * weight**CURVE
                 again[item] += share * (item in got)
-            if had:
+            liked = [row for row in np.flatnonzero((past.owner == user) & (past.weight > 0)) if past.ts[row] <= begin]
+            if liked:
                 fresh += share * len(got - set(had))
-                roots += share * sum(had.values()) ** 0.5
+                faded = sum(past.weight[row] * np.exp(-rate * (begin - past.ts[row]) / DAY) for row in liked)
+                roots += share * max(faded, ONLOOKER) ** 0.5
     return Habits(again, mass, fresh, roots)
 
 
@@ -42,7 +45,8 @@ def same(one, other):
 @given(st.integers(0, 2**32), st.integers(0, 80), st.sampled_from([5.0, 30.0, 400.0]))
 def test_tallies_equal_a_plain_loop(seed, events, days):
     past = random_log(np.random.default_rng(seed), 5, ITEMS, events, 2, days)
-    same(tally(past, ITEMS, NOON, 1.0, 60.0, 7.0), slow_tally(past, ITEMS, NOON, 1.0, 60.0, 7.0))
+    for rate in (0.0, 0.02, 2.0):
+        same(tally(past, ITEMS, NOON, 1.0, 60.0, 7.0, rate), slow_tally(past, ITEMS, NOON, 1.0, 60.0, 7.0, rate))
 
 
 def test_shards_of_people_add_up_to_the_whole():

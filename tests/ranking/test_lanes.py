@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.kernels.encode_user import within_groups
+from engine.kernels.encode_user import log_mass, within_groups
 from engine.ranking.lanes.discovery import DiscoveryLane
 from engine.ranking.lanes.popular import PopularLane, sold_in
 from engine.ranking.lanes.similar import SimilarLane
-from engine.ranking.lanes.two_tower import TwoTowerLane, log_mass
+from engine.ranking.lanes.two_tower import TwoTowerLane
 from engine.ranking.lanes.usual import UsualLane, cadence
 from engine.ranking.settings import RankSettings
 from engine.schema import FALLBACK, NO_ITEM
@@ -71,7 +71,8 @@ def test_no_lane_but_usual_gives_what_was_seen(seed, events, name):
         for basis in np.unique(found.basis[found.owner == owner]):
             assert (found.basis[found.owner == owner] == basis).sum() <= LANES[name].keep or name == "similar"
     if name == "similar":
-        assert np.bincount(found.owner, minlength=1).max(initial=0) <= LANES[name].keep
+        most = LANES[name].keep * len(people.profiles)
+        assert np.bincount(found.owner, minlength=1).max(initial=0) <= most
 
 
 @settings(max_examples=60, deadline=None)
@@ -158,6 +159,22 @@ def test_similar_equals_a_plain_loop(seed, events):
             value, groups, _ = expected[item]
             assert score == pytest.approx(lane.trust * shop.fresh_rate * value, rel=1e-4)
             assert basis == sum(1 << group for group in groups)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32), st.integers(0, 120))
+def test_similar_finds_on_each_profile_what_it_would_without_the_other_events(seed, events):
+    past, shop = case(seed, events)
+    found = by_pair_and_basis(LANES["similar"].find(block(past, shop, profiles=PROFILES), shop))
+    for _, mask in PROFILES:
+        alone = without(past, ~within_groups(mask, past.group))
+        expected = by_pair_and_basis(LANES["similar"].find(block(alone, shop), shop))
+        assert expected.items() <= found.items()
+
+
+def by_pair_and_basis(found):
+    keys = zip(found.owner.tolist(), found.item.tolist(), found.basis.tolist(), strict=True)
+    return dict(zip(keys, zip(found.score.tolist(), found.evidence.tolist(), strict=True), strict=True))
 
 
 def test_similar_names_its_strongest_reason():
@@ -274,7 +291,7 @@ def test_a_sample_that_misses_the_heavy_items_makes_no_chance_above_one():
 
 def test_the_mass_of_huge_scores_does_not_overflow():
     users, items = np.full((2, 3), 1e4, np.float32), np.full((5, 3), 1e4, np.float32)
-    np.testing.assert_allclose(log_mass(users, items), 3e8 + np.log(5), rtol=1e-6)
+    np.testing.assert_allclose(log_mass(users, items, 5), 3e8 + np.log(5), rtol=1e-6)
 
 
 def test_discovery_keeps_to_the_tail():

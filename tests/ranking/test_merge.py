@@ -14,7 +14,7 @@ NAMES = ("two_tower", "similar", "usual", "discovery", "a_lane_of_a_team")
 
 def found_of(rows):
     columns = list(zip(*rows, strict=True)) or [()] * 5
-    kinds = (np.int64, np.int32, np.float32, np.uint64, np.int32)
+    kinds = (np.int64, np.int32, np.float32, np.uint64, np.int32, np.float32)[: len(columns)]
     return Found(*(np.array(column, kind) for column, kind in zip(columns, kinds, strict=True)))
 
 
@@ -30,11 +30,11 @@ def dominated(way, ways):
     )
 
 
-def slow_merge(lanes, keep, least_each):
+def slow_merge(lanes, keep, least_each, reasoned):
     every = [
-        {"owner": o, "item": i, "score": s, "basis": b, "evidence": e, "lane": code(name)}
+        {"owner": o, "item": i, "score": s, "basis": b, "evidence": e, "without": w, "lane": code(name)}
         for name, rows in lanes.items()
-        for o, i, s, b, e in rows
+        for o, i, s, b, e, w in rows
         if s > 0
     ]
     strong = set()
@@ -55,8 +55,26 @@ def slow_merge(lanes, keep, least_each):
                 chosen = ways[:ALTERNATIVES]
             rows.append((chosen, any(id(way) in strong for way in chosen)))
         rows.sort(key=lambda row: (-row[0][0]["score"], row[0][0]["item"]))
-        result += [ways for place, (ways, wanted) in enumerate(rows) if place < keep or wanted]
+        kept = [ways for place, (ways, wanted) in enumerate(rows) if place < keep or wanted]
+        for place, ways in enumerate(kept):
+            for number, way in enumerate(ways):
+                way["cause"] = place < reasoned and is_cause(way, number, kept, every)
+        result += kept
     return result
+
+
+def is_cause(way, number, kept, every):
+    """Whether its item would be passed, or not be there, with what is left of it in place of its score."""
+    inside = lambda other: number == 0 or other["basis"] & ~way["basis"] == 0  # noqa: E731
+    proof, item = way["evidence"], way["item"]
+    same = [other for other in every if (other["owner"], other["item"]) == (way["owner"], item) and inside(other)]
+    left = max(other["without"] if other["evidence"] == proof else other["score"] for other in same)
+    if proof == NO_ITEM or left <= 0:
+        return proof != NO_ITEM
+    others = [next((other for other in ways if inside(other)), None) for ways in kept]
+    others = [other for other in others if other and item != other["item"] != proof != other["evidence"]]
+    above = lambda score: {o["item"] for o in others if (-o["score"], o["item"]) < (-score, item)}  # noqa: E731
+    return above(left) > above(way["score"])
 
 
 @st.composite
@@ -71,15 +89,17 @@ def candidates(draw):
             )
         )
         score = st.sampled_from([-1.0, 0.0, 0.125, 0.25, 0.5, 0.75])
-        lanes[name] = [(owner, item, draw(score), basis, item + 100) for owner, item, basis in keys]
+        left = st.sampled_from([0.0, 0.0625, 0.125, 0.25, 0.5, 1.0])
+        evidence = st.sampled_from([NO_ITEM, 0, 1, 5, 6, 7])
+        lanes[name] = [(*key[:2], draw(score), key[2], draw(evidence), draw(left)) for key in keys]
     return lanes
 
 
 @settings(max_examples=300, deadline=None)
-@given(candidates(), st.integers(1, 6), st.integers(0, 3))
-def test_merging_equals_the_slow_reference(lanes, keep, least_each):
-    merged = merge({name: found_of(rows) for name, rows in lanes.items()}, keep, least_each)
-    expected = slow_merge(lanes, keep, least_each)
+@given(candidates(), st.integers(1, 6), st.integers(0, 3), st.integers(0, 4))
+def test_merging_equals_the_slow_reference(lanes, keep, least_each, reasoned):
+    merged = merge({name: found_of(rows) for name, rows in lanes.items()}, keep, least_each, reasoned)
+    expected = slow_merge(lanes, keep, least_each, reasoned)
     assert len(merged.owner) == len(expected)
     for row, ways in enumerate(expected):
         blank = ALTERNATIVES - len(ways)
@@ -87,7 +107,8 @@ def test_merging_equals_the_slow_reference(lanes, keep, least_each):
         assert merged.basis[row].tolist() == [way["basis"] for way in ways] + [NEVER] * blank
         assert merged.score[row].tolist() == [way["score"] for way in ways] + [0] * blank
         assert merged.lane[row].tolist() == [way["lane"] for way in ways] + [NO_LANE] * blank
-        assert merged.evidence[row].tolist() == [way["evidence"] for way in ways] + [NO_ITEM] * blank
+        named = [way["evidence"] if way["cause"] else NO_ITEM for way in ways]
+        assert merged.evidence[row].tolist() == named + [NO_ITEM] * blank
 
 
 @settings(max_examples=200, deadline=None)
@@ -96,7 +117,7 @@ def test_what_is_kept_can_be_justified_and_falls_back(lanes, keep, least_each):
     merged = merge({name: found_of(rows) for name, rows in lanes.items()}, keep, least_each)
     ways = {}
     for rows in lanes.values():
-        for owner, item, score, basis, _ in rows:
+        for owner, item, score, basis, *_ in rows:
             if score > 0:
                 ways.setdefault((owner, item), []).append((basis, score))
     for row in range(len(merged.owner)):
@@ -122,6 +143,11 @@ def test_nothing_found_is_nothing_merged():
     for lanes in ({}, {"usual": Found.nothing()}, {"usual": found_of([(0, 1, 0.0, 1, -1)])}):
         merged = merge(lanes, 5, 2)
         assert merged.item.shape == (0,) and merged.basis.shape == merged.score.shape == (0, ALTERNATIVES)
+
+
+def test_a_lane_that_does_not_tell_what_its_evidence_is_worth_has_none_named():
+    merged = merge({"a_lane_of_a_team": found_of([(0, 1, 0.5, 1, 7), (0, 2, 0.4, 1, 7)])}, 5, 2)
+    assert (merged.evidence == NO_ITEM).all() and merged.item.tolist() == [1, 2]
 
 
 def test_a_score_that_is_no_number_is_left_out():

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from engine.ranking.found import Found
 from engine.ranking.habits import CURVE
 from engine.ranking.people import People, ProfileVectors, Shop, is_purchase
-from engine.schema import EVENTS
+from engine.schema import DELICATE, EVENTS
 from engine.two_tower.histories import Histories
 
 _DAY = 86_400_000_000
@@ -38,7 +38,7 @@ def cadence(histories: Histories, moment: int, half_life: float) -> Cadence:
     """Count purchases by person and item; several on one day are one visit."""
     bought = is_purchase(histories) & (histories.weight > 0)
     owner, item, ts = histories.owner[bought], histories.item[bought], histories.ts[bought]
-    bit = np.uint64(1) << histories.group[bought].astype(np.uint64)
+    bit = np.uint64(1) << (histories.group[bought] % DELICATE).astype(np.uint64)
     order = np.lexsort((ts, item, owner))
     owner, item, ts, bit = owner[order], item[order], ts[order], bit[order]
     edge, visit = np.ones(len(owner), bool), np.ones(len(owner), bool)
@@ -85,20 +85,18 @@ class UsualLane:
     rhythm: float = 4
 
     def find(self, people: People, shop: Shop) -> Found:
-        """Everything bought before and not dismissed since, by the chance that it is wanted within the horizon.
+        """Everything bought before and neither dismissed since nor of a category that was, by the chance that it is wanted
+        within the horizon.
 
         Asked once for each stored profile, so that what one source says does not fall with another. A dismissal counts for
         all of them, whichever source it came by: nobody should have to say it twice.
         """
         everything = cadence(people.histories, people.moment, people.settings.mass_days)
         gone = _dismissed(people.histories, everything, shop.size)
+        gone |= people.dismissed.refuses(everything.owner, everything.item)
         pairs = (everything.owner * shop.size + everything.item)[gone]
         found = Found.together([self._of_profile(people, shop, profile, pairs) for profile in people.profiles])
-        # Profiles that differ in what else they may read say the same of an item: once is enough.
-        order = np.lexsort((found.basis, found.item, found.owner))
-        same = np.zeros(len(order), bool)
-        same[1:] = np.all([part[order][1:] == part[order][:-1] for part in (found.owner, found.item, found.basis)], 0)
-        return found.take(np.sort(order[~same]))
+        return found.distinct()
 
     def _of_profile(self, people: People, shop: Shop, profile: ProfileVectors, gone: NDArray[np.int64]) -> Found:
         past = people.histories.within(profile.groups)
@@ -111,4 +109,5 @@ class UsualLane:
         open_ = np.isin(known.owner, profile.rows) & np.isin(known.owner * shop.size + known.item, gone, invert=True)
         order = order[open_[order]]
         order = order[np.arange(len(order)) - np.searchsorted(known.owner[order], known.owner[order]) < self.keep]
-        return Found(known.owner[order], known.item[order], score[order], known.basis[order], known.item[order])
+        item, score = known.item[order], score[order]
+        return Found(known.owner[order], item, score, known.basis[order], item, np.zeros_like(score))
