@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
             print(OmegaConf.to_yaml(compose_config([*arguments[:place], *arguments[place + 2 :]])))  # noqa: T201
             return 0
         settings = load(arguments)
-        server = Server(settings)
+        server = Server(settings, lambda: load(arguments))
         log_to_stderr(settings.log)
         # A snapshot that is opened beside the one that serves makes objects enough for a full collection, which walks all of
         # numba and Hydra and stops every request for a tenth of a second; and its thread would keep the interpreter for 5 ms

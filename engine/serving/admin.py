@@ -11,11 +11,12 @@ import structlog
 from bodega.v1 import admin_pb2, admin_pb2_grpc
 
 from engine.errors import (
-    BodegaError,
     NoSnapshot,
     NotAllowed,
     NotBuilt,
+    PolicyError,
     RequestError,
+    SettingsError,
     SnapshotError,
     UnknownThing,
 )
@@ -57,7 +58,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
             started_at=timestamp(replica.started_at),
             ready=replica.ready,
             problems=messages,
-            policies=[f"{chain.name}@{chain.version}" for chain in replica.policies.values()],
+            policies=replica.held.versions,
             snapshot_age_seconds=replica.snapshots.age_seconds,
             snapshot_swaps=replica.snapshots.swaps,
             snapshots_refused=dict(replica.snapshots.refusals),
@@ -91,7 +92,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
             )
         with _told("snapshot_id"):
             served = self._replica.promote(request.snapshot_id)
-        self._record("snapshot_promoted", snapshot=served.name)
+        self._replica.audit("snapshot_promoted", {"snapshot": served.name})
         return admin_pb2.PromoteSnapshotResponse(snapshot=snapshot_message(served.snapshot.manifest, True))
 
     def RollbackSnapshot(
@@ -101,14 +102,21 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         self._require_administered()
         with _told():
             served = self._replica.rollback()
-        self._record("snapshot_rolled_back", snapshot=served.name, because=request.reason)
+        self._replica.audit("snapshot_rolled_back", {"snapshot": served.name, "because": request.reason})
         return admin_pb2.RollbackSnapshotResponse(snapshot=snapshot_message(served.snapshot.manifest, True))
 
     def ReloadPolicies(
         self, request: admin_pb2.ReloadPoliciesRequest, context: grpc.ServicerContext
     ) -> admin_pb2.ReloadPoliciesResponse:
-        """Not built yet."""
-        raise NotBuilt("ReloadPolicies is declared and not built yet.", "Restart the server, which drains first.")
+        """Read the policies again; lists that are under way end under the old ones."""
+        self._require_administered()
+        held = self._replica.held
+        try:
+            held.reload(self._replica.settings.default_surface)
+        except (PolicyError, SettingsError) as error:
+            raise RequestError(f"{error.message} The policies that hold stay.", error.remedy) from error
+        self._replica.remember_policies()
+        return admin_pb2.ReloadPoliciesResponse(policies=held.versions)
 
     def GetOperation(
         self, request: admin_pb2.GetOperationRequest, context: grpc.ServicerContext
@@ -122,15 +130,6 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
                 "This server does not let callers change what it serves.",
                 "Use `bodega snapshot` beside it, or start it with admin=true where only operators reach it.",
             )
-
-    def _record(self, action: str, **detail: str) -> None:
-        """In the log, and in the ledger's audit."""
-        _log.info(action, **detail)
-        try:
-            with self._replica.ledger.at_work() as (ledger, _):
-                ledger.audit(action, "operator", detail)
-        except BodegaError as error:  # it is done, and said in the log: the call did not fail
-            _log.error("audit_failed", action=action, error=error.message)
 
 
 @contextmanager

@@ -7,11 +7,12 @@ from datetime import UTC, datetime
 import grpc
 from bodega.v1 import consent_pb2, consent_pb2_grpc
 
-from engine.consent.changes import Change, Erasure, RecordedChange
+from engine.consent.changes import ALONE, Change, Erasure, RecordedChange
 from engine.consent.erasure import MODEL_BOUND
 from engine.consent.tokens import consent_token, sequence_of
 from engine.consent.vocabulary import Vocabulary
 from engine.errors import ConsentError, LedgerUnavailable, NotBuilt, RequestError
+from engine.identity import UserKeys
 from engine.serving.limits import DEFAULT_CHANGES
 from engine.serving.replica import Replica
 from engine.serving.translate import level, timestamp
@@ -34,12 +35,15 @@ class ConsentServicer(consent_pb2_grpc.ConsentServiceServicer):
             # Read before the standing, which then includes at least as much.
             if least and ledger.sequence() < least:
                 raise LedgerUnavailable("The ledger has not heard the state of the token yet.", "Try again.")
-            standing = ledger.standing(keys.stable.derive(request.user_id))
+            key = keys.stable.derive(request.user_id)
+            standing = ledger.standing(key)
+            linked = len(ledger.links.others(key)) if standing.person != ALONE else 0
         return consent_pb2.GetConsentResponse(
             grants=[_grant(change) for change in standing.grants],
             preference=level(standing.preference),
             consent_token=consent_token(max(standing.sequence, least)),
             as_of=timestamp(datetime.now(UTC)),
+            linked_ids=linked,
         )
 
     def SetConsent(
@@ -90,8 +94,11 @@ class ConsentServicer(consent_pb2_grpc.ConsentServiceServicer):
         """Forget a person; as with SetConsent, whichever snapshot is or will be served."""
         with self._replica.ledger.at_work() as (ledger, keys):
             key = keys.stable.derive(request.user_id)
+            filed_under = self._replica.filed_under(keys, request.user_id)
             erasure = ledger.erase(key, request.actor or "person", request.request_id)
             self._replica.ledger.enforce(erasure.sequence)
+            # Nothing uses it from here on; it need not lie in memory until it expires either.
+            self._replica.live.forget(filed_under)
         return consent_pb2.EraseUserResponse(
             receipt_id=erasure.receipt_id,
             erased_at=timestamp(erasure.erased_at),
@@ -99,6 +106,50 @@ class ConsentServicer(consent_pb2_grpc.ConsentServiceServicer):
             consent_token=consent_token(erasure.sequence),
             sequence=erasure.sequence,
         )
+
+    def LinkUsers(
+        self, request: consent_pb2.LinkUsersRequest, context: grpc.ServicerContext
+    ) -> consent_pb2.LinkUsersResponse:
+        """Put ids together; as with SetConsent."""
+        occurred_at = _occurred_at(request)
+        with self._replica.ledger.at_work() as (ledger, keys):
+            named = [_key(keys, user_id, f"user_ids[{place}]") for place, user_id in enumerate(request.user_ids)]
+            recorded = ledger.links.link(
+                named, request.notice_version, request.actor or "person", request.request_id, occurred_at
+            )
+            self._replica.ledger.enforce(recorded.sequence)
+        return consent_pb2.LinkUsersResponse(
+            consent_token=consent_token(recorded.sequence),
+            sequence=recorded.sequence,
+            receipt_id=recorded.receipt_id,
+        )
+
+    def UnlinkUser(
+        self, request: consent_pb2.UnlinkUserRequest, context: grpc.ServicerContext
+    ) -> consent_pb2.UnlinkUserResponse:
+        """Take an id out; as with SetConsent, nothing that was made of it with others is used any more."""
+        occurred_at = _occurred_at(request)
+        with self._replica.ledger.at_work() as (ledger, keys):
+            recorded = ledger.links.unlink(
+                keys.stable.derive(request.user_id),
+                request.notice_version,
+                request.actor or "person",
+                request.request_id,
+                occurred_at,
+            )
+            self._replica.ledger.enforce(recorded.sequence)
+        return consent_pb2.UnlinkUserResponse(
+            consent_token=consent_token(recorded.sequence),
+            sequence=recorded.sequence,
+            receipt_id=recorded.receipt_id,
+        )
+
+
+def _key(keys: UserKeys, user_id: str, field: str) -> bytes:
+    try:
+        return keys.stable.derive(user_id)
+    except RequestError as error:
+        raise RequestError(error.message, error.remedy, field) from error
 
 
 def _changes(request: consent_pb2.SetConsentRequest, vocabulary: Vocabulary) -> list[Change]:
@@ -113,7 +164,9 @@ def _changes(request: consent_pb2.SetConsentRequest, vocabulary: Vocabulary) -> 
     return changes
 
 
-def _occurred_at(request: consent_pb2.SetConsentRequest) -> datetime | None:
+def _occurred_at(
+    request: consent_pb2.SetConsentRequest | consent_pb2.LinkUsersRequest | consent_pb2.UnlinkUserRequest,
+) -> datetime | None:
     if not request.HasField("occurred_at"):
         return None
     try:
@@ -136,7 +189,12 @@ def _receipt(erased: Erasure) -> list[consent_pb2.ErasureDeadline]:
     at, model = timestamp(erased.erased_at), timestamp(erased.erased_at + MODEL_BOUND)
     lines = (
         ("serving", at, True, "No reply uses what any snapshot holds of the person, whichever is served later."),
-        ("consent", at, True, "Every grant is withdrawn and the history removed; the erasure itself is kept."),
+        (
+            "consent",
+            at,
+            True,
+            "Every grant is withdrawn and the history removed, of linked ids as well; the erasure itself is kept.",
+        ),
         ("lists", None, False, f"The next night makes none: {_NIGHTS}."),
         ("snapshots", None, False, "Those published before still hold the record, unread, until they are removed."),
         (

@@ -161,6 +161,10 @@ def main(arguments: Sequence[str]) -> int:
             place = str(Path(given.out).resolve()).replace("\\", "\\\\").replace("'", "\\'")
             overrides = [f"out='{place}'", *overrides]
         made = decide(load(overrides), asked)
+        if sent is not None and (count := sent.provenance.today_events):
+            made.notes.append(
+                f"the reply also went by {count} events of that day, which are not kept: what they did is missing here"
+            )
     except BodegaError as error:
         print(f"{error.reason}: {error}", file=sys.stderr)  # noqa: T201
         return error.exit_code

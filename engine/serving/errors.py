@@ -17,6 +17,7 @@ from google.rpc import error_details_pb2, status_pb2
 from engine.errors import (
     BodegaError,
     ConsentError,
+    JournalUnavailable,
     LedgerUnavailable,
     NotAllowed,
     NotBuilt,
@@ -63,6 +64,12 @@ _TABLE: dict[type[BaseException], _Row] = {
         grpc.StatusCode.UNAVAILABLE,
         "The consent ledger does not answer, or has not heard the state that the token names.",
         "Try again; nothing was recorded. An operator finds the cause with AdminService.GetStatus.",
+        retry_after=1.0,
+    ),
+    JournalUnavailable: _Row(
+        grpc.StatusCode.UNAVAILABLE,
+        "Events cannot be made durable at this moment.",
+        "Send them again, under the same event ids; none of this call was taken.",
         retry_after=1.0,
     ),
     SnapshotError: _Row(

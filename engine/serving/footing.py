@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from engine.consent.changes import Held
+from engine.consent.changes import ALONE, Held
 from engine.consent.tokens import sequence_of
 from engine.consent.vocabulary import Level, Vocabulary
 from engine.errors import ConsentStale, LedgerUnavailable
@@ -49,6 +49,8 @@ class Footing:
     sequence: int = 0  # of the consent state read
     erased_at: int = 0  # microseconds since the epoch of the person's last erasure; 0: never
     erasure: int = 0  # its sequence
+    person: bytes = ALONE  # shared with linked ids
+    today: int = 0  # mask of what may be used of today's events
 
     @property
     def profiled(self) -> bool:
@@ -68,6 +70,9 @@ class Footing:
         return bool(self.erasure) and (self.erasure > ledger_sequence or self.erased_at >= as_of)
 
 
+STRANGER = Footing("stranger", Level.NONE)
+
+
 def footing(replica: Knowing, signals: Signals, default_level: int, made_with: Vocabulary) -> Footing:
     """Say what may be used.
 
@@ -81,7 +86,7 @@ def footing(replica: Knowing, signals: Signals, default_level: int, made_with: V
     """
     least = sequence_of(signals.token) if signals.token else 0
     if signals.key is None:
-        return Footing("stranger", Level.NONE)
+        return STRANGER
     if signals.global_privacy_control:
         return Footing("global_privacy_control", Level.NONE)
     if signals.minor:
@@ -108,4 +113,14 @@ def footing(replica: Knowing, signals: Signals, default_level: int, made_with: V
         reason = "level_session"
     else:
         reason = "" if granted & made_with.groups else "no_consent"
-    return Footing(reason, level, granted, allowed, standing.sequence, standing.erased_at, standing.erasure)
+    return Footing(
+        reason,
+        level,
+        granted,
+        allowed,
+        standing.sequence,
+        standing.erased_at,
+        standing.erasure,
+        standing.person,
+        allowed if level >= Level.SESSION else 0,
+    )

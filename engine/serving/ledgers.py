@@ -237,8 +237,10 @@ class ReplicaLedger:
 
         It may have come as far again since, by other changes: its audit log then tells of another past.
         """
-        sequence, night = ledger.sequence(), self._night()
+        # Before the ledger is asked: whatever this process records meanwhile must not make its answer look old.
+        night = self._night()
         highest = max(self._highest, night[0])
+        sequence = ledger.sequence()
         if sequence < highest:
             raise LedgerReplaced(f"The consent ledger stands at {sequence}, it was at {highest} before.", _RESTORE)
         for at, head in (self._seen, night):

@@ -10,6 +10,7 @@ from typing import Any
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
+from engine.consent.links import MOST as MOST_LINKED
 from engine.errors import RequestError
 from engine.schema import EVENTS
 
@@ -130,6 +131,13 @@ LIMITS: Mapping[str, Mapping[str, Limit]] = {
     "ListConsentChangesRequest": {"page_size": Number(0, 1000), "page_token": _TOKEN},
     "ExportUserRequest": {"request_id": _REQUEST},
     "EraseUserRequest": {"request_id": _REQUEST, "actor": _ACTOR},
+    "LinkUsersRequest": {
+        "user_ids": Many(MOST_LINKED, least=2, each=Text(256, least=1)),
+        "notice_version": Text(64),
+        "actor": _ACTOR,
+        "request_id": _REQUEST,
+    },
+    "UnlinkUserRequest": {"notice_version": Text(64), "actor": _ACTOR, "request_id": _REQUEST},
     "RecordEventsRequest": {"events": Many(1000, least=1)},
     "Event": {
         "event_id": Text(128, least=1),

@@ -70,3 +70,11 @@ class _Replica(Collector):
             self._replica.ledger.silence,
         )
         yield GaugeMetricFamily("bodega_ready", "Whether lists can be served.", float(self._replica.ready))
+        live = self._replica.live
+        waiting, lost = live.unlogged
+        journal = live.journal
+        yield GaugeMetricFamily(
+            "bodega_journal_bytes", "Events on disk here, shipped or not.", 0.0 if journal is None else journal.size
+        )
+        yield GaugeMetricFamily("bodega_served_unlogged", "Lists that wait for the log of served lists.", waiting)
+        yield CounterMetricFamily("bodega_served_lost", "Lists that never reached it.", lost)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import grpc
 from bodega.v1 import ranking_pb2, ranking_pb2_grpc
 
 from engine.errors import NotBuilt
 from engine.serving import limits
+from engine.serving.asking import Ask
 from engine.serving.errors import fault_of, problem_of
-from engine.serving.recommend import Ask, Recommender
+from engine.serving.explaining import Lately, explain
+from engine.serving.recommend import Recommender
 from engine.serving.replica import Replica
 from engine.serving.similar import similar
-from engine.serving.translate import ask_of, recommend_response, similar_response
+from engine.serving.translate import ask_of, explain_response, recommend_response, similar_response
 
 
 class RankingServicer(ranking_pb2_grpc.RankingServiceServicer):
@@ -20,12 +24,18 @@ class RankingServicer(ranking_pb2_grpc.RankingServiceServicer):
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
         self._recommender = Recommender(replica)
+        self._lately = Lately()
 
     def Recommend(
         self, request: ranking_pb2.RecommendRequest, context: grpc.ServicerContext
     ) -> ranking_pb2.RecommendResponse:
         """One list."""
-        return recommend_response(self._recommender.recommend(ask_of(request)), self._degraded())
+        ask = ask_of(request)
+        answer = self._recommender.recommend(ask)
+        response = recommend_response(answer, self._degraded())
+        self._lately.remember(response.recommendation_id, ask, answer.made_us)
+        self._replica.live.served(response.recommendation_id, answer)
+        return response
 
     def BatchRecommend(
         self, request: ranking_pb2.BatchRecommendRequest, context: grpc.ServicerContext
@@ -69,11 +79,16 @@ class RankingServicer(ranking_pb2_grpc.RankingServiceServicer):
     def Explain(
         self, request: ranking_pb2.ExplainRequest, context: grpc.ServicerContext
     ) -> ranking_pb2.ExplainResponse:
-        """Not built yet."""
-        raise NotBuilt(
-            "Explain is declared and not built yet.",
-            "Read the reasons, the provenance and the withheld counts of Recommend's reply.",
-        )
+        """Why a list, or an item of it, is what it is."""
+        made_us = None
+        if request.recommendation_id:
+            ask, made_us = self._lately.of(request.recommendation_id, request.user_id)
+        else:
+            ask = ask_of(ranking_pb2.RecommendRequest(user_id=request.user_id, context=request.context))
+        level = request.personalization or ask.level
+        ask = replace(ask, level=level, consent_token=request.consent_token)
+        explained = explain(self._replica, self._recommender, ask, request.item_id, made_us)
+        return explain_response(explained, self._degraded())
 
     def _degraded(self) -> list[str]:
         return [code for code, _ in self._replica.problems()]

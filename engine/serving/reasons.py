@@ -1,7 +1,7 @@
 """Why an item is in a list: a stable code, words ready to show, and the item that justifies it.
 
-Only the evidence of the alternative that was chosen is ever named, so a reason relies on no grant but the item's own.
-Causality is not measured yet, so no reason claims it.
+Only the evidence of the alternative that was chosen is ever named, so a reason relies on no grant but the item's own. And only
+where it is a cause: the night (engine/ranking/causes.py), and by day what finds the items of a session, hand on nothing else.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ class Why:
     code: str
     text: str
     evidence: tuple[str, ...] = ()  # item ids
+    causal: bool = False  # whether the rank rests on the evidence
 
 
 # By lane: code and words without evidence.
@@ -71,7 +72,7 @@ class Reasons:
         # Where nothing but purchases was relied on, the evidence is a purchase.
         if name in ("two_tower", "similar") and basis & self._profile and not basis & self._beyond_purchases:
             code, words = _BOUGHT
-        return Why(code, words.format(title), (items.id_of(evidence),))
+        return Why(code, words.format(title), (items.id_of(evidence),), causal=True)
 
     def _may_name(self, items: ItemTable, basis: int, evidence: int) -> bool:
         return not items.sensitive[evidence] or bool(basis & self._sensitive)

@@ -1,88 +1,85 @@
-"""One list for one person: consent, candidates, rules, consent again.
+"""One list for one person: consent, candidates, today's events, rules, consent again.
 
-footing -> stored record -> alternatives that the grants allow -> the surface's chain -> popular items where short
+footing -> stored record -> encoded again where grants are missing or events are new -> alternatives that the grants allow
+        -> the surface's chain -> popular items where short
         -> footing again: a grant withdrawn meanwhile makes the list anew -> reply
 """
 
 from __future__ import annotations
 
+import threading
 import time
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.consent.changes import micros
 from engine.consent.vocabulary import Level
-from engine.errors import NotBuilt, SnapshotCorrupt
-from engine.policy import Chain, Effect, Moment, Slate, allowed, make_list
+from engine.errors import SnapshotCorrupt
+from engine.kernels.encode_user import Scale
+from engine.policy import Alternatives, Chain, Moment, Outcome, Slate, Step, allowed, make_list
 from engine.schema import LANES, NOBODY
-from engine.serving.footing import Footing, Signals, footing
-from engine.serving.reasons import Reasons, Why, popular_in
+from engine.serving.asking import LIMITED, NON_PROFILED, PROFILED, Answer, Ask, Line
+from engine.serving.encoding import GRANTED, LiveTower
+from engine.serving.footing import STRANGER, Footing, Signals, footing
+from engine.serving.moments import NOBODY_KNOWN, POPULAR, Person, anyone, merged, moment_of
+from engine.serving.pages import Page, page_of, token_of
+from engine.serving.reasons import Reasons, popular_in
 from engine.serving.replica import Replica, Served
-from engine.snapshot import Manifest, Seen, Snapshot, UserRecord
+from engine.serving.todays import Reader, Session
+from engine.serving.ways import Ways
+from engine.snapshot import Snapshot
 
-PROFILED, LIMITED, NON_PROFILED = "PROFILED", "LIMITED", "NON_PROFILED"
-POPULAR = LANES.index("popular")
+NOTHING = Slate.of_anyone(np.empty(0, np.int32), np.empty(0, np.float32), POPULAR)
 _TRIES = 3
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
-    """What is asked, in the words of the proto."""
-
-    user_id: str = ""
-    surface: str = ""
-    region: str = ""
-    item_id: str = ""
-    basket: Sequence[str] = ()
-    global_privacy_control: bool = False
-    minor: bool = False
-    limit: int = 0
-    level: int = Level.UNSET
-    exclude: Sequence[str] = ()
-    only_categories: Sequence[str] = ()
-    diversity: float | None = None
-    page_token: str = ""
-    consent_token: str = ""
+_HOUR = 3_600_000_000  # microseconds
+_WEIGHTLESS = Scale(0, 0.0, 0, {})  # of a night that did not say what events weigh: they hide, and lead to nothing
+_KEPT = 256  # candidates of people that today's events changed, some 50 kB each
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """One item of a list."""
+class Made:
+    """A list, and `again`: what another chain makes of the same candidates for the same moment."""
 
-    item_id: str
-    score: float
-    lane: str
-    why: Why
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """A list, and how it was made."""
-
-    lines: list[Line]
+    outcome: Outcome
     mode: str
     reason: str
-    level: int
     profile: str
-    manifest: Manifest
-    sequence: int
-    made_us: int  # microseconds since the epoch
-    policy: str
-    global_privacy_control: bool
-    withheld: Sequence[Effect]
+    today: int
+    moment: Moment
+    again: Callable[[Chain], Outcome]
 
 
 @dataclass(frozen=True, slots=True)
-class _Made:
-    slate: Slate
-    effects: tuple[Effect, ...]
-    mode: str
-    reason: str
-    profile: str
+class Call:
+    """One request on one snapshot. trace: takes what each rule did."""
+
+    served: Served
+    chain: Chain
+    ask: Ask
+    made_us: int
+    page: Page
+    signals: Signals
+    trace: list[Step] | None = None
+
+    def moment(
+        self,
+        popular: Slate,
+        offered: Alternatives = NOTHING,
+        stand: Footing = STRANGER,
+        person: Person = NOBODY_KNOWN,
+        mass: float = 1.0,
+    ) -> Moment:
+        """What the rules may look at; without a person, nothing of anybody."""
+        items = self.served.snapshot.items
+        shown = self.page.among(items, np.concatenate([offered.item, popular.item])) if self.page.shown else frozenset()
+        ask = replace(self.ask, seed=self.page.seed)
+        return moment_of(self.served.snapshot, self.chain, ask, self.made_us, stand, person, shown, mass)
 
 
 class Recommender:
@@ -91,6 +88,11 @@ class Recommender:
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
         self._reasons = Reasons(replica.vocabulary)
+        self._lock = threading.Lock()
+        # Each ends with its snapshot.
+        self._towers: WeakKeyDictionary[Snapshot, LiveTower | None] = WeakKeyDictionary()
+        self._readers: WeakKeyDictionary[Snapshot, Reader] = WeakKeyDictionary()
+        self._lately: OrderedDict[Hashable, Ways] = OrderedDict()
 
     def recommend(self, ask: Ask, now_us: int | None = None) -> Answer:
         """One list.
@@ -102,78 +104,170 @@ class Recommender:
         Raises:
             RequestError: the user id, the token or the surface is wrong.
             NoSnapshot: nothing is served yet.
-            NotBuilt: a page token was sent.
         """
-        if ask.page_token:
-            raise NotBuilt("Paging is not built yet.", "Leave page_token empty and raise limit.", "page_token")
+        with self.call(ask, now_us) as call:
+            stand, made = self.settled(call)
+            answer = self.answer(call, stand, made)
+            full = len(answer.lines) == made.moment.limit
+            after = call.page.then(line.item_id for line in answer.lines)
+            stable, key = call.served.keys.stable, call.signals.key or b""
+            return replace(answer, next_page=token_of(after, stable, key, call.chain.name) if full else "")
+
+    @contextmanager
+    def call(self, ask: Ask, now_us: int | None = None, trace: list[Step] | None = None) -> Iterator[Call]:
+        """A request as what is served now sees it; the snapshot stays open for the block. Raises as `recommend`."""
         made_us = time.time_ns() // 1000 if now_us is None else now_us
         chain = self._replica.chain(ask.surface, "context.surface")
         with self._replica.lease() as served:
-            key = served.keys.stable.derive(ask.user_id) if ask.user_id else None
+            stable = served.keys.stable
+            key = stable.derive(ask.user_id) if ask.user_id else None
+            page = page_of(ask.page_token, stable, key or b"", chain.name) if ask.page_token else Page(ask.seed)
             signals = Signals(key, ask.level, ask.consent_token, ask.global_privacy_control, ask.minor)
-            stand = footing(self._replica, signals, chain.default_level, served.vocabulary)
-            for _ in range(_TRIES):
-                made = self._make(served, chain, ask, made_us, stand)
-                if made.mode == NON_PROFILED:
-                    break
-                # Last of all: what was withdrawn while the list was made must not be in it.
-                now = footing(self._replica, signals, chain.default_level, served.vocabulary)
-                if now == stand:
-                    break
-                stand = now
-            else:
-                stand = Footing("consent_changing", Level.NONE, sequence=stand.sequence)
-                made = self._make(served, chain, ask, made_us, stand)
-            return self._answer(served, chain, ask, made_us, stand, made)
+            yield Call(served, chain, ask, made_us, page, signals, trace)
 
-    def _make(self, served: Served, chain: Chain, ask: Ask, made_us: int, stand: Footing) -> _Made:
+    def settled(self, call: Call) -> tuple[Footing, Made]:
+        """A list, and what it stands on after a last look at the person's consent."""
+        stand = self.footing(call)
+        for _ in range(_TRIES):
+            made = self.make(call, stand)
+            if made.mode == NON_PROFILED:
+                return stand, made
+            # Last of all: what was withdrawn while the list was made must not be in it.
+            now = self.footing(call)
+            if now == stand:
+                return stand, made
+            stand = now
+        stand = Footing("consent_changing", Level.NONE, sequence=stand.sequence)
+        return stand, self.make(call, stand)
+
+    def footing(self, call: Call, level: int | None = None) -> Footing:
+        """What a list may stand on now; level: of the dial, in place of the request's."""
+        signals = call.signals if level is None else replace(call.signals, level=level)
+        return footing(self._replica, signals, call.chain.default_level, call.served.vocabulary)
+
+    def make(self, call: Call, stand: Footing) -> Made:
+        """A list on a footing."""
+        if call.trace is not None:
+            call.trace.clear()
         try:
-            record = self._record(served, ask, stand)
-            if record is not None:
-                return self._personal(served, chain, ask, made_us, stand, record)
+            person = self._person(call, stand)
+            if person.record is not None or person.todays is not None:
+                return self._personal(call, stand, person)
         except SnapshotCorrupt as error:
             # One person's block says nothing of another's: the list is a stranger's, and operators are told.
-            self._replica.damaged(served, error)
-            return self._strangers(served, chain, ask, made_us, "record_damaged")
-        return self._strangers(served, chain, ask, made_us, stand.reason or "unknown_user")
+            self._replica.damaged(call.served, error)
+            return self._strangers(call, "record_damaged")
+        return self._strangers(call, stand.reason or "unknown_user")
 
-    def _strangers(self, served: Served, chain: Chain, ask: Ask, made_us: int, reason: str) -> _Made:
-        outcome = chain.run(_anyone(served.snapshot, ask), _moment(served.snapshot, chain, ask, made_us, NOBODY, None))
-        return _Made(outcome.slate, outcome.effects, NON_PROFILED, reason, "")
+    def _strangers(self, call: Call, reason: str) -> Made:
+        popular = anyone(call.served.snapshot, call.chain, call.ask, call.made_us)
+        moment = call.moment(popular)
+        outcome = call.chain.run(popular, moment, call.trace)
+        return Made(outcome, NON_PROFILED, reason, "", 0, moment, lambda chain: chain.run(popular, moment))
 
-    def _personal(
-        self, served: Served, chain: Chain, ask: Ask, made_us: int, stand: Footing, record: UserRecord
-    ) -> _Made:
-        snapshot = served.snapshot
-        candidates = record.candidates
-        bases = candidates.basis
-        within = allowed(bases, stand.granted)
-        # Sensitive items ask for a grant of their own; without it they are withheld, and the profile is as whole as ever.
-        best = bases[:, 0] & np.uint64(served.vocabulary.groups)
-        narrowed = not allowed(best, stand.granted).all()
-        used = bases[within & (bases != NOBODY)]
-        if not len(used):
+    def _personal(self, call: Call, stand: Footing, person: Person) -> Made:
+        served, todays = call.served, person.todays
+        snapshot, vocabulary = served.snapshot, served.vocabulary
+        candidates: Alternatives = NOTHING
+        narrowed, by_dial = stand.reason == "level_session", False
+        if person.record is not None:
+            candidates = person.record.candidates
+            # Sensitive items ask for a grant of their own; without it they are withheld, and the profile is as whole as ever.
+            # What others ask for besides their events' grants is for evidence of sensitive items.
+            delicate = snapshot.items.sensitive[candidates.item]
+            best = np.where(delicate, candidates.basis[:, 0] & np.uint64(vocabulary.groups), candidates.basis[:, 0])
+            narrowed = not bool(allowed(best, stand.granted).all())
+            by_dial = bool(allowed(best, stand.allowed).all())
+        elif not narrowed and todays is not None:
+            narrowed = todays.lacking > 0
+        ways = self._ways(served, stand, person, narrowed)
+        bases = (candidates if ways is None else ways).basis
+        used = bases[allowed(bases, stand.granted, stand.today) & (bases != NOBODY)]
+        if not len(used) and todays is None:
             # Nothing personal is left, so nothing may differ from what a stranger gets.
-            return self._strangers(served, chain, ask, made_us, "grants_missing" if narrowed else "no_candidates")
-        moment = _moment(snapshot, chain, ask, made_us, stand.granted, record.seen)
-        outcome = make_list(chain, candidates, _anyone(snapshot, ask), moment)
-        slate, effects = outcome.slate, outcome.effects
-        if not narrowed:
-            return _Made(slate, effects, PROFILED, "", served.profiles[0].name if served.profiles else "")
-        by_dial = allowed(best, stand.allowed).all()
-        reason = "level_purchases" if by_dial else "grants_missing"
-        return _Made(slate, effects, LIMITED, reason, self._profile(served, used))
+            return self._strangers(call, "grants_missing" if narrowed else "no_candidates")
+        offered = candidates if ways is None else ways
+        popular = anyone(snapshot, call.chain, call.ask, call.made_us)
+        tower = self._tower(served) if person.record is not None and todays is not None else None
+        mass = tower.mass(person.record.sums) if tower is not None and person.record is not None else 1.0
+        moment = call.moment(popular, offered, stand, person, mass)
+        outcome = make_list(call.chain, offered, popular, moment, call.trace)
+        count = todays.used if todays is not None else 0
+        if narrowed:
+            mode, reason = LIMITED, stand.reason or ("level_purchases" if by_dial else "grants_missing")
+            profile = GRANTED if ways is not None or not len(used) else self._profile(served, used)
+        else:
+            first = served.profiles[0].name if served.profiles else ""
+            mode, reason, profile = PROFILED, "", first if ways is None else GRANTED
+        return Made(
+            outcome, mode, reason, profile, count, moment, lambda chain: make_list(chain, offered, popular, moment)
+        )
 
-    def _record(self, served: Served, ask: Ask, stand: Footing) -> UserRecord | None:
-        """What the snapshot holds of the person, as far as it may be looked at.
+    def _ways(self, served: Served, stand: Footing, person: Person, narrowed: bool) -> Ways | None:
+        """Candidates made on the spot; None where the stored ones will do."""
+        record, todays = person.record, person.todays
+        tower = self._tower(served) if narrowed or todays is not None else None
+        if tower is None:
+            return None
+        if todays is None or (not len(todays.item) and not len(todays.gifts)):
+            return (
+                tower.again(record.candidates, record, stand.granted, served.profiles) if record and narrowed else None
+            )
+        # Lists come in runs, of several surfaces and pages: what an event changed is reckoned once.
+        key = (served.name, served.copy, person.version, stand.granted, stand.today, stand.erased_at)
+        with self._lock:
+            known = self._lately.get(key)
+        if known is None:
+            known = tower.with_today(record, stand.granted, stand.today, todays)
+            with self._lock:
+                self._lately[key] = known
+                while len(self._lately) > _KEPT:
+                    self._lately.popitem(last=False)
+        return known
+
+    def _tower(self, served: Served) -> LiveTower | None:
+        """What encodes again on this snapshot, laid out for the first list that needs it; None where it cannot be done."""
+        snapshot = served.snapshot
+        with self._lock:
+            if snapshot not in self._towers:
+                self._towers[snapshot] = LiveTower.of(snapshot, served.vocabulary)
+            return self._towers[snapshot]
+
+    def _person(self, call: Call, stand: Footing) -> Person:
+        """What the snapshot holds of somebody, and what they did since, as far as it may be looked at.
 
         Raises:
             SnapshotCorrupt: it is not what was written.
         """
-        manifest = served.snapshot.manifest
-        if not stand.profiled or stand.forgets(micros(manifest.as_of), manifest.lineage.ledger_sequence):
-            return None
-        return served.snapshot.user(served.keys.rotating.derive(ask.user_id))
+        served, snapshot, manifest = call.served, call.served.snapshot, call.served.snapshot.manifest
+        stored = stand.profiled and not stand.forgets(micros(manifest.as_of), manifest.lineage.ledger_sequence)
+        if not stored and not stand.today:
+            return Person(None, None, None)
+        keys, record = served.keys.filed_under(call.ask.user_id, stand.person), None
+        if stored:
+            found = (snapshot.user(key) for key in keys)
+            record = next((each for each in found if each is not None), None)
+        today = self._replica.live.today(keys) if stand.today else None
+        if today is None:
+            return Person(record, None, None)
+        todays = self._reader(served).read(today, stand.today, stand.erased_at)
+        return Person(record, todays, (keys[0], today.version))
+
+    def _reader(self, served: Served) -> Reader:
+        """What reads today's events for this snapshot."""
+        snapshot = served.snapshot
+        with self._lock:
+            if snapshot not in self._readers:
+                live = self._replica.settings.live
+                self._readers[snapshot] = Reader(
+                    snapshot.items,
+                    served.vocabulary,
+                    micros(snapshot.manifest.as_of),
+                    Scale.of(snapshot.tower) or _WEIGHTLESS,
+                    Session(live.trust, live.half_life_hours),
+                    int(live.hours * _HOUR),
+                )
+            return self._readers[snapshot]
 
     def _profile(self, served: Served, bases: NDArray[np.uint64]) -> str:
         """The smallest declared profile that holds everything relied on."""
@@ -181,8 +275,10 @@ class Recommender:
         holding = [profile for profile in served.profiles if not used & ~profile.groups]
         return min(holding, key=lambda profile: profile.groups.bit_count()).name if holding else ""
 
-    def _answer(self, served: Served, chain: Chain, ask: Ask, made_us: int, stand: Footing, made: _Made) -> Answer:
-        items, slate = served.snapshot.items, made.slate
+    def answer(self, call: Call, stand: Footing, made: Made) -> Answer:
+        """A list in words."""
+        served, ask = call.served, call.ask
+        items, slate = served.snapshot.items, made.outcome.slate
         same = served.vocabulary is self._replica.vocabulary
         reasons = self._reasons if same else Reasons(served.vocabulary)
         popular_why = popular_in(tuple(ask.only_categories))
@@ -205,53 +301,11 @@ class Recommender:
             profile=made.profile,
             manifest=served.snapshot.manifest,
             sequence=stand.sequence,
-            made_us=made_us,
-            policy=f"{chain.name}@{chain.version}",
+            made_us=call.made_us,
+            policy=f"{call.chain.name}@{call.chain.version}",
             global_privacy_control=ask.global_privacy_control,
-            withheld=merged(made.effects),
+            withheld=merged(made.outcome.effects),
+            propensity=made.outcome.propensity.tolist() if made.outcome.propensity is not None else (),
+            seed=call.page.seed,
+            today=made.today,
         )
-
-
-def popular(snapshot: Snapshot, only_categories: Sequence[str] = (), region: str = "") -> Slate:
-    """What may be shown to anybody, best first: the list of the region, or those of some categories before it."""
-    codes = [snapshot.categories.index(name) for name in only_categories if name in snapshot.categories]
-    lists = [snapshot.fallback(code) for code in sorted(set(codes))] + [snapshot.fallback(region=region)]
-    item = np.concatenate([each for each, _ in lists])
-    score = np.concatenate([each for _, each in lists])
-    if codes:
-        best = np.lexsort((item, -score))
-        item, score = item[best], score[best]
-        first = np.sort(np.unique(item, return_index=True)[1])
-        item, score = item[first], score[first]
-    return Slate.of_anyone(item, score, POPULAR)
-
-
-def merged(effects: Sequence[Effect]) -> list[Effect]:
-    """Effects with those of one rule and reason added up, in the order in which they first came."""
-    counts: Counter[tuple[str, str]] = Counter()
-    for effect in effects:
-        counts[effect.rule, effect.reason] += effect.count
-    return [Effect(rule, reason, count) for (rule, reason), count in counts.items() if count]
-
-
-def _moment(snapshot: Snapshot, chain: Chain, ask: Ask, made_us: int, granted: int, seen: Seen | None) -> Moment:
-    names = {*ask.exclude, *ask.basket, ask.item_id} - {""}
-    return Moment(
-        items=snapshot.items,
-        categories=snapshot.categories,
-        now_us=made_us,
-        surface=chain.name,
-        region=ask.region,
-        granted=granted,
-        limit=ask.limit or chain.default_limit,
-        exclude=frozenset(code for name in names if (code := snapshot.items.code_of(name)) >= 0),
-        only_categories=frozenset(ask.only_categories),
-        diversity=ask.diversity,
-        seen=seen,
-    )
-
-
-def _anyone(snapshot: Snapshot, ask: Ask) -> Slate:
-    """What may be shown to anybody; to a minor, who is never profiled, without sensitive items."""
-    slate = popular(snapshot, ask.only_categories, ask.region)
-    return slate.take(np.flatnonzero(~snapshot.items.sensitive[slate.item])) if ask.minor else slate

@@ -1,7 +1,7 @@
 """What one server process holds: the snapshot that it serves, the ledger, the keys and the policies, and what ails it.
 
-Two watchers look at the ledger and at the pointer, each in a thread of its own: fetching a snapshot may take minutes, and
-consent must not wait for it.
+Watchers look at the ledger, at the pointer and at the journal of events, each in a thread of its own: fetching a snapshot may
+take minutes, and consent must not wait for it.
 """
 
 from __future__ import annotations
@@ -12,15 +12,20 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 import structlog
 
-from engine.consent.changes import Held
+from engine.consent.changes import ALONE, Held
 from engine.consent.profiles import parse_profiles
 from engine.consent.vocabulary import Vocabulary
-from engine.errors import BodegaError, UnknownThing
-from engine.policy import Chain, load_policies
+from engine.errors import BodegaError, LedgerUnavailable, UnknownThing
+from engine.identity import UserKeys
+from engine.policy import Chain
 from engine.serving.ledgers import ReplicaLedger
+from engine.serving.live import LiveRoom
+from engine.serving.policies import HeldPolicies
 from engine.serving.settings import ServeSettings
 from engine.serving.snapshots import Served, Snapshots, unforeseen
 from engine.snapshot import Lineage
@@ -28,7 +33,8 @@ from engine.snapshot import Lineage
 _log = structlog.get_logger("bodega.replica")
 _LEDGER_CODES = ("ledger_unavailable",)
 _SNAPSHOT_CODES = ("no_snapshot", "snapshot_refused", "snapshot_gone", "store_unavailable")
-PROBLEMS = (*_LEDGER_CODES, *_SNAPSHOT_CODES, "record_damaged")  # whatever may ail a process
+_EVENT_CODES = ("events_unavailable", "events_not_shipped", "today_alone")
+PROBLEMS = (*_LEDGER_CODES, *_SNAPSHOT_CODES, *_EVENT_CODES, "record_damaged")  # whatever may ail a process
 _JOIN_SECONDS = 5.0
 __all__ = ["PROBLEMS", "Replica", "Served"]
 
@@ -36,25 +42,55 @@ __all__ = ["PROBLEMS", "Replica", "Served"]
 class Replica:
     """Shared by all requests of a process. Making it reads settings and policies; `look` finds everything else.
 
+    Args:
+        again: reads the settings anew.
+
     Raises:
         ConsentError, PolicyError: the settings of consent or of a policy are wrong.
     """
 
-    def __init__(self, settings: ServeSettings) -> None:
+    def __init__(self, settings: ServeSettings, again: Callable[[], ServeSettings] | None = None) -> None:
         self.settings = settings
         self.vocabulary: Vocabulary = settings.consent.vocabulary()
         parse_profiles(settings.consent.profiles, self.vocabulary)
-        self.policies: dict[str, Chain] = load_policies(settings.policy)
+        self.held = HeldPolicies(
+            settings.policy, Path(settings.out) / "policies.jsonl", None if again is None else lambda: again().policy
+        )
         self.snapshots = Snapshots(settings, self.vocabulary)
         self.started_at = datetime.now(UTC)
         self._lock = threading.Lock()
         self._looking = threading.Lock()  # at the ledger
         self.ledger = ReplicaLedger(settings, self.vocabulary, self._night)
+        self.live = LiveRoom(settings, self.vocabulary, self.standing)
         self._problems: Mapping[str, BodegaError] = {}  # replaced whole, never changed: many threads read it
         self._damaged: tuple[Served, BodegaError] | None = None  # in which somebody's record cannot be read
         self._stopping = threading.Event()
         self._watchers: list[threading.Thread] = []
-        self._looked = (threading.Event(), threading.Event())  # at ledger and snapshots, for the first time
+        # At ledger, snapshots and events, for the first time.
+        self._looked = (threading.Event(), threading.Event(), threading.Event())
+
+    @property
+    def policies(self) -> Mapping[str, Chain]:
+        """By surface."""
+        return self.held.chains
+
+    def remember_policies(self) -> None:
+        """Record what policies are in force from now on, where they changed. Never raises: it is in the log."""
+        try:
+            detail = self.held.remember()
+            if detail is not None:
+                self.audit("policies_loaded", detail)
+        except BodegaError as error:
+            _log.error("policies_not_recorded", error=error.message, remedy=error.remedy)
+
+    def audit(self, action: str, detail: Mapping[str, Any]) -> None:
+        """Record what an operator did, in the log and in the ledger's audit. It is done: a ledger that fails is told, no more."""
+        _log.info(action, **detail)
+        try:
+            with self.ledger.at_work() as (ledger, _):
+                ledger.audit(action, "operator", detail)
+        except BodegaError as error:
+            _log.error("audit_failed", action=action, error=error.message)
 
     @property
     def ready(self) -> bool:
@@ -81,6 +117,14 @@ class Replica:
     def standing(self, key: bytes, least: int = 0) -> Held:
         """What somebody allows: `ReplicaLedger.standing`."""
         return self.ledger.standing(key, least)
+
+    def filed_under(self, keys: UserKeys, user_id: str) -> tuple[bytes, ...]:
+        """Where today's events of somebody are kept: of linked ids, under the person that they share first."""
+        try:
+            person = self.standing(keys.stable.derive(user_id)).person
+        except LedgerUnavailable:
+            person = ALONE
+        return keys.filed_under(user_id, person)
 
     def chain(self, surface: str, field: str) -> Chain:
         """The policy of a surface; '' is the default one.
@@ -139,8 +183,8 @@ class Replica:
         self._look_for_snapshots()
 
     def watch(self, changed: Callable[[], None], patience: float) -> None:
-        """Look at once, and then at the ledger every `consent_poll_seconds` and at the pointer every `watch_seconds`, in threads
-        of their own; call `changed` after each look.
+        """Look at once, and then at the ledger every `consent_poll_seconds`, at the pointer and at the journal of events every
+        `watch_seconds`, in threads of their own; call `changed` after each look.
 
         Args:
             patience: seconds to wait for the first looks; a snapshot that is still being fetched then is taken up later.
@@ -153,8 +197,8 @@ class Replica:
                 done.set()
                 self._stopping.wait(pause)
 
-        looks = (self._look_for_ledger, self._look_for_snapshots)
-        pauses = (self.settings.consent_poll_seconds, self.settings.watch_seconds)
+        looks = (self._look_for_ledger, self._look_for_snapshots, self._look_for_events)
+        pauses = (self.settings.consent_poll_seconds, self.settings.watch_seconds, self.settings.watch_seconds)
         for look, done, pause in zip(looks, self._looked, pauses, strict=True):
             name = look.__name__.replace("_look_for_", "bodega-")
             self._watchers.append(threading.Thread(target=run, args=(look, done, pause), name=name, daemon=True))
@@ -176,6 +220,7 @@ class Replica:
             watcher.join(
                 _JOIN_SECONDS
             )  # one that fetches may take longer, and holds nothing that a process needs to end
+        self.live.close()
         self.snapshots.close()
         self.ledger.close()
 
@@ -197,6 +242,9 @@ class Replica:
         if self.served is not before:
             self._damaged = None
             self._look_for_ledger(thoroughly=True)  # the snapshot says how far it had come, and by which past
+
+    def _look_for_events(self) -> None:
+        self._tell(_EVENT_CODES, _caught("events_unavailable", self.live.look))
 
     def _tell(self, codes: Sequence[str], found: Mapping[str, BodegaError]) -> None:
         """Put what was found in the place of what was known under these codes, and log what changed."""

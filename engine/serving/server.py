@@ -53,10 +53,14 @@ class Server:
         SettingsError, ConsentError, PolicyError: a setting is wrong; nothing was bound.
     """
 
-    def __init__(self, settings: ServeSettings) -> None:
+    def __init__(self, settings: ServeSettings, again: Callable[[], ServeSettings] | None = None) -> None:
+        """
+        Args:
+            again: reads the settings anew, so that policies can be reloaded.
+        """
         settings.check()
         self.settings = settings
-        self.replica = Replica(settings)
+        self.replica = Replica(settings, again)
         self.port = 0
         self._health = health.HealthServicer()
         self._doorman = Doorman()
@@ -81,6 +85,7 @@ class Server:
         self.port = self._bind()
         self._tell_health()
         self.replica.watch(self._tell_health, _PATIENCE_SECONDS)
+        self.replica.remember_policies()
         self._grpc.start()
         if self.settings.metrics_port:
             self._stop_metrics = serve_metrics(self.replica, self.settings.metrics_port)
@@ -126,7 +131,7 @@ class Server:
     def _add_services(self) -> None:
         ranking_pb2_grpc.add_RankingServiceServicer_to_server(RankingServicer(self.replica), self._grpc)  # type: ignore[no-untyped-call]
         consent_pb2_grpc.add_ConsentServiceServicer_to_server(ConsentServicer(self.replica), self._grpc)  # type: ignore[no-untyped-call]
-        feedback_pb2_grpc.add_FeedbackServiceServicer_to_server(FeedbackServicer(), self._grpc)  # type: ignore[no-untyped-call]
+        feedback_pb2_grpc.add_FeedbackServiceServicer_to_server(FeedbackServicer(self.replica), self._grpc)  # type: ignore[no-untyped-call]
         admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminServicer(self.replica), self._grpc)  # type: ignore[no-untyped-call]
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         shown = self.settings.reflection
@@ -153,8 +158,14 @@ class Server:
 
     def _tell_health(self) -> None:
         up, down = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
-        ready, consent = self.replica.ready, self.replica.ledger.available
-        for name, good in ((_WHOLE, ready), (_RANKING, ready), (_CONSENT, consent), (_ADMIN, True), (_FEEDBACK, False)):
+        ready, consent, events = self.replica.ready, self.replica.ledger.available, self.replica.live.ready
+        for name, good in (
+            (_WHOLE, ready),
+            (_RANKING, ready),
+            (_CONSENT, consent),
+            (_ADMIN, True),
+            (_FEEDBACK, events),
+        ):
             self._health.set(name, up if good else down)
 
 

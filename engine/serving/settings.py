@@ -40,6 +40,27 @@ class LogSettings:
 
 
 @dataclass
+class LiveSettings:
+    """Today's events: where they are made durable, and what of them lists look at. conf/serve.yaml says what each is for."""
+
+    enabled: bool = True
+    folder: str = "${out}/live"
+    log: str = "${out}/events"
+    ship_seconds: float = 600.0
+    hours: float = 48.0
+    people: int = 200_000
+    events_each: int = 200
+    most_bytes: int = 2 * 2**30
+    oldest_days: float = 30.0
+    ahead_seconds: float = 300.0
+    redis: str = ""
+    served: str = "${out}/served"
+    served_days: int = 90
+    trust: float = 0.2
+    half_life_hours: float = 6.0
+
+
+@dataclass
 class ServeSettings:
     """Everything that the server can be told. conf/serve.yaml has the values and says what each is for."""
 
@@ -69,6 +90,7 @@ class ServeSettings:
     insecure: bool = False
     tls: TlsSettings = field(default_factory=TlsSettings)
     log: LogSettings = field(default_factory=LogSettings)
+    live: LiveSettings = field(default_factory=LiveSettings)
     consent: ConsentSettings = field(default_factory=ConsentSettings)
     policy: dict[str, Any] = MISSING  # by surface
 
@@ -115,6 +137,16 @@ class ServeSettings:
             ("ledger_patience_seconds", self.ledger_patience_seconds, 1, 60),
             ("drain_seconds", self.drain_seconds, 0, 3600),
             ("cache_gib", self.cache_gib, 0.001, 1_000_000),
+            ("live.ship_seconds", self.live.ship_seconds, 0.1, 86_400),
+            ("live.hours", self.live.hours, 0.1, 24 * 14),
+            ("live.people", self.live.people, 1, 100_000_000),
+            ("live.events_each", self.live.events_each, 1, 1000),
+            ("live.most_bytes", self.live.most_bytes, 2**20, 2**44),
+            ("live.oldest_days", self.live.oldest_days, 0.01, 36_500),
+            ("live.ahead_seconds", self.live.ahead_seconds, 0, 86_400),
+            ("live.served_days", self.live.served_days, 0, 36_500),
+            ("live.trust", self.live.trust, 0, 100),
+            ("live.half_life_hours", self.live.half_life_hours, 0.01, 24 * 14),
         ):
             if not least <= value <= most:
                 raise SettingsError(f"{name}={value} lies outside {least}..{most}.", "Choose a value inside.")
@@ -189,7 +221,7 @@ def _known_keys() -> list[str]:
 def _keys(tree: DictConfig) -> list[str]:
     """Keys of the tree and of its typed groups; what stands under `policy` is for the policies to judge."""
     keys = [str(key) for key in tree]
-    for group in ("tls", "log", "consent"):
+    for group in ("tls", "log", "live", "consent"):
         keys += [f"{group}.{key}" for key in tree[group]]
     return keys
 

@@ -11,8 +11,9 @@ from engine.consent.vocabulary import Level
 from engine.errors import UnknownThing
 from engine.policy import Moment, Slate
 from engine.schema import LANES, NO_ITEM, NOBODY
+from engine.serving.asking import NON_PROFILED, Answer, Ask, Line
+from engine.serving.moments import merged
 from engine.serving.reasons import SIMILAR
-from engine.serving.recommend import NON_PROFILED, Answer, Ask, Line, merged
 from engine.serving.replica import Replica
 from engine.snapshot import ItemTable
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from itertools import repeat
 
 from bodega.v1 import admin_pb2, common_pb2, ranking_pb2
 from google.protobuf.duration_pb2 import Duration
@@ -12,14 +14,16 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from engine.consent.changes import moment
 from engine.policy import Effect
-from engine.serving.recommend import Answer, Ask, Line
+from engine.serving.asking import Answer, Ask, Line
+from engine.serving.explaining import Explained, Weight
+from engine.serving.reasons import Why
 from engine.snapshot import Manifest
 
 _MODES = ranking_pb2.Provenance.Mode
 
 
 def ask_of(request: ranking_pb2.RecommendRequest) -> Ask:
-    """What a request asks. The seed is accepted and changes nothing: lists draw nothing yet."""
+    """What a request asks. What the policy draws goes by the seed, else by the visit: without either nothing is drawn."""
     context = request.context
     return Ask(
         user_id=request.user_id,
@@ -36,6 +40,7 @@ def ask_of(request: ranking_pb2.RecommendRequest) -> Ask:
         diversity=request.diversity if request.HasField("diversity") else None,
         page_token=request.page_token,
         consent_token=request.consent_token,
+        seed=request.seed if request.HasField("seed") else _seed_of(context.visit_id),
     )
 
 
@@ -43,10 +48,44 @@ def recommend_response(answer: Answer, degraded: Sequence[str]) -> ranking_pb2.R
     """A list as a reply, under a new random id."""
     return ranking_pb2.RecommendResponse(
         recommendation_id=secrets.token_urlsafe(12),
-        items=[_item(line) for line in answer.lines],
+        items=[
+            _item(line, chance) for line, chance in zip(answer.lines, answer.propensity or repeat(1.0), strict=False)
+        ],
         provenance=_provenance(answer, degraded),
         withheld=[_withheld(effect) for effect in answer.withheld],
+        next_page_token=answer.next_page,
     )
+
+
+def explain_response(explained: Explained, degraded: Sequence[str]) -> ranking_pb2.ExplainResponse:
+    """What decided a list, or an item's place in it."""
+    why = explained.why
+    return ranking_pb2.ExplainResponse(
+        effects=[
+            ranking_pb2.RuleEffect(
+                rule=act.rule,
+                effect=act.effect,
+                rank_before=act.before,
+                rank_after=act.after,
+                reason=act.reason,
+                count=act.count,
+            )
+            for act in explained.acts
+        ],
+        parameters=_parameters(explained.weights),
+        would_change_it=explained.would_change,
+        parameters_since=timestamp(explained.since) if explained.since is not None else None,
+        history=[
+            ranking_pb2.ParameterSet(parameters=_parameters(weights), since=timestamp(since))
+            for since, weights in explained.before
+        ],
+        reasons=[_reason(why)] if why is not None else [],
+        provenance=_provenance(explained.answer, degraded),
+    )
+
+
+def _parameters(weights: Sequence[Weight]) -> list[ranking_pb2.Parameter]:
+    return [ranking_pb2.Parameter(name=each.name, weight=each.weight, description=each.description) for each in weights]
 
 
 def similar_response(answer: Answer, degraded: Sequence[str]) -> ranking_pb2.SimilarResponse:
@@ -85,12 +124,18 @@ def level(code: int) -> common_pb2.Personalization.ValueType:
     return common_pb2.Personalization.Value(common_pb2.Personalization.Name(code))  # type: ignore[arg-type]
 
 
-def _item(line: Line) -> ranking_pb2.Recommendation:
-    why = line.why
-    reason = ranking_pb2.Reason(code=why.code, text=why.text, evidence_item_ids=why.evidence)
+def _seed_of(visit: str) -> int:
+    return int.from_bytes(hashlib.blake2b(visit.encode(), digest_size=8).digest()) if visit else 0
+
+
+def _item(line: Line, chance: float = 1.0) -> ranking_pb2.Recommendation:
     return ranking_pb2.Recommendation(
-        item_id=line.item_id, score=line.score, lane=line.lane, reasons=[reason], propensity=1.0
+        item_id=line.item_id, score=line.score, lane=line.lane, reasons=[_reason(line.why)], propensity=chance
     )
+
+
+def _reason(why: Why) -> ranking_pb2.Reason:
+    return ranking_pb2.Reason(code=why.code, text=why.text, evidence_item_ids=why.evidence, causal=why.causal)
 
 
 def _provenance(answer: Answer, degraded: Sequence[str]) -> ranking_pb2.Provenance:
@@ -108,6 +153,7 @@ def _provenance(answer: Answer, degraded: Sequence[str]) -> ranking_pb2.Provenan
         global_privacy_control_honoured=answer.global_privacy_control,
         degraded=degraded,
         made_at=timestamp(moment(answer.made_us)),
+        today_events=answer.today,
     )
 
 

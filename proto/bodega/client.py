@@ -13,33 +13,36 @@ the caller.
 
 from __future__ import annotations
 
-import json
 import os
 import uuid
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any, Literal, TypeVar, Unpack, cast
 
 import grpc
 from google.protobuf.message import Message
-from google.rpc import error_details_pb2, status_pb2
 
+from bodega.channel import open_channel
 from bodega.requests import (
     KEPT,
     PURPOSES,
     Asked,
+    Did,
     Level,
     Recorded,
+    event,
     grant,
     personalization,
     recommend_request,
     refuse_unknown,
 )
+from bodega.rpc_error import BodegaRpcError
 from bodega.v1 import (
     admin_pb2,
     admin_pb2_grpc,
     consent_pb2,
     consent_pb2_grpc,
+    feedback_pb2,
+    feedback_pb2_grpc,
     ranking_pb2,
     ranking_pb2_grpc,
 )
@@ -49,77 +52,16 @@ __all__ = [
     "Asked",
     "BodegaRpcError",
     "Client",
+    "Did",
     "Level",
     "Recorded",
+    "event",
     "grant",
     "personalization",
     "recommend_request",
 ]
 
 Reply = TypeVar("Reply", bound=Message)
-
-_MAX_MESSAGE = 4 * 2**20
-_DETAILS = "grpc-status-details-bin"
-# Each of these may be sent twice: the reads change nothing, and the others carry a request id.
-_IDEMPOTENT = {
-    "bodega.v1.RankingService": ("Recommend", "BatchRecommend", "Similar"),
-    "bodega.v1.ConsentService": ("GetConsent", "SetConsent", "ListConsentChanges", "EraseUser"),
-    "bodega.v1.AdminService": ("GetStatus",),
-}
-_SERVICE_CONFIG = {
-    "methodConfig": [
-        {
-            "name": [{"service": service, "method": m} for service, methods in _IDEMPOTENT.items() for m in methods],
-            "retryPolicy": {
-                "maxAttempts": 3,
-                "initialBackoff": "0.02s",
-                "maxBackoff": "0.2s",
-                "backoffMultiplier": 3,
-                "retryableStatusCodes": ["UNAVAILABLE"],
-            },
-        }
-    ],
-    # The budget: when about one call in ten or more fails, retries stop, so that they cannot hold a sick server down.
-    "retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1},
-}
-
-
-class BodegaRpcError(Exception):
-    """A call that the server refused or that did not reach it.
-
-    Attributes:
-        code: gRPC status.
-        message: what is wrong, naming the thing.
-        reason: stable code of the error table; the status' name where the server gave no details.
-        remedy: what to do about it; may be empty.
-        field: the request's field at fault; may be empty.
-        retry_after: seconds after which trying again may help; None where it would not.
-        request_id: names the call in the server's log; may be empty.
-    """
-
-    def __init__(self, error: grpc.RpcError) -> None:
-        call = cast(grpc.Call, error)
-        self.code: grpc.StatusCode = call.code()
-        self.message: str = call.details() or ""
-        self.reason, self.remedy, self.field, self.request_id = self.code.name, "", "", ""
-        self.retry_after: float | None = None
-        for key, value in call.trailing_metadata() or ():
-            if key == _DETAILS:
-                self._read(status_pb2.Status.FromString(cast(bytes, value)))
-        super().__init__(f"{self.reason}: {self.message}" + (f" Remedy: {self.remedy}" if self.remedy else ""))
-
-    def _read(self, status: status_pb2.Status) -> None:
-        info, fields = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
-        retry, request = error_details_pb2.RetryInfo(), error_details_pb2.RequestInfo()
-        for detail in status.details:
-            if detail.Unpack(info):
-                self.reason, self.remedy = info.reason, info.metadata.get("remedy", "")
-            elif detail.Unpack(fields) and fields.field_violations:
-                self.field = fields.field_violations[0].field
-            elif detail.Unpack(retry):
-                self.retry_after = retry.retry_delay.ToTimedelta().total_seconds()
-            elif detail.Unpack(request):
-                self.request_id = request.request_id
 
 
 class Client:
@@ -139,19 +81,11 @@ class Client:
         tls: bool | str | os.PathLike[str] | grpc.ChannelCredentials | None = None,
         timeout: float = 1.0,
     ) -> None:
-        options: list[tuple[str, Any]] = [
-            ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
-            ("grpc.enable_retries", 1),
-            ("grpc.max_receive_message_length", _MAX_MESSAGE),
-        ]
-        credentials = _credentials(tls)
-        if credentials is None:
-            self._channel = grpc.insecure_channel(address, options)
-        else:
-            self._channel = grpc.secure_channel(address, credentials, options)
+        self._channel = open_channel(address, tls)
         self._timeout = timeout
         self._ranking = ranking_pb2_grpc.RankingServiceStub(self._channel)  # type: ignore[no-untyped-call]
         self._consent = consent_pb2_grpc.ConsentServiceStub(self._channel)  # type: ignore[no-untyped-call]
+        self._feedback = feedback_pb2_grpc.FeedbackServiceStub(self._channel)  # type: ignore[no-untyped-call]
         self._admin = admin_pb2_grpc.AdminServiceStub(self._channel)  # type: ignore[no-untyped-call]
 
     def __enter__(self) -> Client:
@@ -206,6 +140,55 @@ class Client:
         request = ranking_pb2.SimilarRequest(item_id=item_id, limit=limit, context=context)
         return self._call(self._ranking.Similar, request, ranking_pb2.SimilarResponse, timeout)
 
+    def explain(
+        self,
+        user_id: str = "",
+        *,
+        recommendation_id: str = "",
+        item_id: str = "",
+        surface: str = "",
+        region: str = "",
+        visit_id: str = "",
+        level: Level | None = None,
+        consent_token: str = "",
+        timeout: float | None = None,
+    ) -> ranking_pb2.ExplainResponse:
+        """Why a list is what it is, or why an item stands where it does in it or not at all; and what the person can do about it.
+
+        Args:
+            recommendation_id: of a list that the same replica made within the hour; '' explains a list made now.
+            item_id: '' explains the list as a whole.
+
+        Raises:
+            BodegaRpcError: with code NOT_FOUND where there is no such list or item.
+        """
+        request = ranking_pb2.ExplainRequest(
+            user_id=user_id,
+            recommendation_id=recommendation_id,
+            context=ranking_pb2.Context(surface=surface, region=region, visit_id=visit_id),
+            item_id=item_id,
+            consent_token=consent_token,
+            personalization=personalization(level),
+        )
+        return self._call(self._ranking.Explain, request, ranking_pb2.ExplainResponse, timeout)
+
+    def record_events(
+        self, events: Iterable[feedback_pb2.Event], *, timeout: float | None = None
+    ) -> feedback_pb2.RecordEventsResponse:
+        """Tell what people did; what is accepted survives the server and counts in the next list. Sent again, it counts once.
+
+        Args:
+            events: 1..1000, made with `event`.
+
+        Returns:
+            How many were accepted, how many were there already, and what was wrong with the others.
+
+        Raises:
+            BodegaRpcError: the server cannot make them durable now; none was accepted.
+        """
+        request = feedback_pb2.RecordEventsRequest(events=events)
+        return self._call(self._feedback.RecordEvents, request, feedback_pb2.RecordEventsResponse, timeout)
+
     def get_consent(
         self, user_id: str, *, consent_token: str = "", timeout: float | None = None
     ) -> consent_pb2.GetConsentResponse:
@@ -240,9 +223,7 @@ class Client:
         request = consent_pb2.SetConsentRequest(
             user_id=user_id,
             changes=changes,
-            notice_version=recorded.get("notice_version", ""),
-            actor=recorded.get("actor", "person"),
-            request_id=recorded.get("request_id") or uuid.uuid4().hex,
+            **_proof(recorded),
         )
         if preference is not None:
             request.preference = personalization(preference or None)
@@ -275,6 +256,43 @@ class Client:
         return self.set_consent(
             user_id, [grant(each, source, granted=False) for each in named], timeout=timeout, **recorded
         )
+
+    def link_users(
+        self, user_ids: Iterable[str], *, timeout: float | None = None, **recorded: Unpack[Recorded]
+    ) -> consent_pb2.LinkUsersResponse:
+        """Put ids of one person together, who consents to it; what is decided under one of them is so under each.
+
+        Args:
+            user_ids: 2..16.
+            recorded: see `Recorded`.
+
+        Raises:
+            BodegaRpcError: an id is wrong, they would be more than 16 with those linked already, or the ledger cannot be written.
+        """
+        refuse_unknown(recorded, Recorded)
+        if isinstance(user_ids, str):
+            raise TypeError("user_ids is one string: pass a list of ids.")
+        request = consent_pb2.LinkUsersRequest(user_ids=user_ids, **_proof(recorded))
+        if (occurred_at := recorded.get("occurred_at")) is not None:
+            request.occurred_at.FromDatetime(occurred_at)
+        return self._call(self._consent.LinkUsers, request, consent_pb2.LinkUsersResponse, timeout)
+
+    def unlink_user(
+        self, user_id: str, *, timeout: float | None = None, **recorded: Unpack[Recorded]
+    ) -> consent_pb2.UnlinkUserResponse:
+        """Take an id from those that it is linked with; nothing that was made of their events together is used from then on.
+
+        Args:
+            recorded: see `Recorded`.
+
+        Raises:
+            BodegaRpcError: the ledger cannot be written: nothing was recorded.
+        """
+        refuse_unknown(recorded, Recorded)
+        request = consent_pb2.UnlinkUserRequest(user_id=user_id, **_proof(recorded))
+        if (occurred_at := recorded.get("occurred_at")) is not None:
+            request.occurred_at.FromDatetime(occurred_at)
+        return self._call(self._consent.UnlinkUser, request, consent_pb2.UnlinkUserResponse, timeout)
 
     def erase_user(
         self, user_id: str, *, actor: str = "person", request_id: str = "", timeout: float | None = None
@@ -320,9 +338,10 @@ class Client:
             raise BodegaRpcError(error) from error
 
 
-def _credentials(tls: bool | str | os.PathLike[str] | grpc.ChannelCredentials | None) -> grpc.ChannelCredentials | None:
-    if tls is None or tls is False:
-        return None
-    if isinstance(tls, grpc.ChannelCredentials):
-        return tls
-    return grpc.ssl_channel_credentials(None if tls is True else Path(tls).read_bytes())
+def _proof(recorded: Recorded) -> dict[str, Any]:
+    """What each recording call says alike."""
+    return {
+        "notice_version": recorded.get("notice_version", ""),
+        "actor": recorded.get("actor", "person"),
+        "request_id": recorded.get("request_id") or uuid.uuid4().hex,
+    }

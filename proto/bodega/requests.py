@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import uuid
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Literal, TypedDict, Unpack
 
-from bodega.v1 import common_pb2, consent_pb2, ranking_pb2
+from bodega.v1 import common_pb2, consent_pb2, feedback_pb2, ranking_pb2
 
 Level = Literal["none", "session", "purchases", "full"]
 KEPT = ("profile", "train", "sensitive")  # purposes that every deployment has
@@ -41,6 +42,49 @@ class Recorded(TypedDict, total=False):
     actor: str  # person, guardian, operator
     request_id: str  # the same one again records nothing new; one is made where it is left out
     occurred_at: datetime | None  # when the person said so, with a time zone; for the record only
+
+
+class Did(TypedDict, total=False):
+    """What is told of an event, beside who did what with which item."""
+
+    source: str  # where: web, app, store ...; left out: web
+    event_id: str  # the same one again counts once; one is made where it is left out
+    time: datetime | None  # with a time zone; None: now
+    session_id: str
+    value: float | None
+    recommendation_id: str  # of the list that it came from
+    position: int  # in that list, 1-based
+    flags: Iterable[str]  # gift, ...
+    category: str  # what dismiss_category names; left out: the item's own
+
+
+def event(user_id: str, name: str, item_id: str = "", **did: Unpack[Did]) -> feedback_pb2.Event:
+    """One event; '' is an anonymous visitor.
+
+    Args:
+        name: view, click, cart, purchase, return, like, dismiss, dismiss_category, gift, impression.
+        did: see `Did`.
+
+    Raises:
+        TypeError: an argument is none of them.
+    """
+    refuse_unknown(did, Did)
+    made = feedback_pb2.Event(
+        event_id=did.get("event_id") or uuid.uuid4().hex,
+        user_id=user_id,
+        item_id=item_id,
+        event=name,
+        source=did.get("source", "web"),
+        session_id=did.get("session_id", ""),
+        value=did.get("value"),
+        recommendation_id=did.get("recommendation_id", ""),
+        position=did.get("position", 0),
+        flags=did.get("flags", ()),
+        category=did.get("category", ""),
+    )
+    if (time := did.get("time")) is not None:
+        made.time.FromDatetime(time)
+    return made
 
 
 def recommend_request(user_id: str = "", **asked: Unpack[Asked]) -> ranking_pb2.RecommendRequest:

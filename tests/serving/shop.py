@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -111,8 +111,10 @@ class Shop:
 
     def settings(self, *overrides: str) -> ServeSettings:
         """The settings of a server on this folder; composing them takes longer than most tests, so it is done once."""
+        plain = composed(overrides)
         return replace(
-            composed(overrides),
+            plain,
+            live=replace(plain.live, folder=f"{self.out}/live", log=f"{self.out}/events", served=f"{self.out}/served"),
             out=str(self.out),
             snapshots=self.snapshots,
             cache=f"{self.out}/cache",
@@ -121,10 +123,12 @@ class Shop:
         )
 
     @contextmanager
-    def served(self, *overrides: str) -> Iterator[tuple[Server, Client]]:
+    def served(
+        self, *overrides: str, again: Callable[[], ServeSettings] | None = None
+    ) -> Iterator[tuple[Server, Client]]:
         """A server in this process, and a client of it."""
         quick = ("port=0", "watch_seconds=0.05", "consent_poll_seconds=0.02", "drain_seconds=2")
-        server = Server(self.settings(*quick, *overrides))
+        server = Server(self.settings(*quick, *overrides), again)
         server.start()
         try:
             with Client(f"127.0.0.1:{server.port}", timeout=20) as client:

@@ -148,3 +148,8 @@ def test_the_contract_passes_the_lint() -> None:
     buf = Path(sys.executable).parent / "buf"
     done = subprocess.run([str(buf), "lint", str(PROTO)], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_one_id_in_the_place_of_several_is_a_mistake_and_not_its_letters(client: Client) -> None:
+    with pytest.raises(TypeError, match="one string"):
+        client.link_users("ab")

@@ -111,8 +111,8 @@ def test_no_line_without_its_grants_whatever_happens(
     folder.mkdir()
     world = World(stocked, f"sqlite:///{folder}/consent.db")
     with pytest.MonkeyPatch.context() as patch:
-        right = ledger_module._now
-        patch.setattr(ledger_module, "_now", lambda: right() + world.skew)
+        right = ledger_module.now_micros
+        patch.setattr(ledger_module, "now_micros", lambda: right() + world.skew)
         for module in (mirror, ledgers):
             patch.setattr(module, "clock", lambda: world.clock)
         world.replicas = [world.start(), world.start()]

@@ -17,7 +17,7 @@ import pytest
 from bodega.client import BodegaRpcError, Client
 from bodega.v1 import common_pb2, consent_pb2, ranking_pb2
 
-from engine.policy import Chain, Moment, Outcome
+from engine.policy import Chain, Moment, Outcome, Slate
 from engine.serving.server import Server
 from engine.snapshot import Registry
 from jobs.operator import Operator
@@ -127,17 +127,17 @@ def test_a_snapshot_serves_again_if_its_night_knew_of_the_erasure_and_went_beyon
 def test_an_erasure_while_the_list_is_made_is_in_the_reply(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     for user in ("ana", "newcomer"):
         allow(client, user)
-    original, left = Chain.run, [1]
+    original, left = Chain.apply, [1]
 
-    def run(self: Chain, candidates: Any, moment: Moment) -> Outcome:
-        outcome = original(self, candidates, moment)
+    def apply(self: Chain, slate: Slate, moment: Moment, *more: Any) -> Outcome:
+        outcome = original(self, slate, moment, *more)
         if moment.granted and left[0]:
             left[0] -= 1
             client.erase_user("ana")
             allow(client, "ana")
         return outcome
 
-    monkeypatch.setattr(Chain, "run", run)
+    monkeypatch.setattr(Chain, "apply", apply)
     reply = client.recommend("ana", limit=30)
     assert (left, reply.provenance.reason) == ([0], "unknown_user")
     assert items_of(reply) == items_of(client.recommend(limit=30))

@@ -11,7 +11,7 @@ from bodega.client import Client, grant
 from bodega.v1 import common_pb2, ranking_pb2
 
 from engine.consent import consent_token
-from engine.policy import Chain, Moment, Outcome
+from engine.policy import Chain, Moment, Outcome, Slate
 from engine.serving.server import Server
 from tests.serving.shop import BOUGHT, SENSITIVE_ITEM, VOCABULARY, Shop, allow, ids, item
 
@@ -220,7 +220,7 @@ def test_a_damaged_ledger_means_no_profile(shop: Shop, client: Client) -> None:
     allow(client, "ana")
     with sqlite3.connect(shop.out / "consent.db") as database:
         database.execute("UPDATE consent_current SET granted = 'nonsense', sequence = 2")
-        database.execute("UPDATE consent_ledger SET sequence = 2, audited = 2")
+        database.execute("UPDATE consent_ledger SET sequence = 2, audited = audited + 1")
     database.close()
     until = time.monotonic() + 2.0  # what was heard last holds for the bound
     while client.recommend("ana").provenance.reason != "consent_unavailable":
@@ -234,10 +234,10 @@ def test_a_withdrawal_while_the_list_is_made_is_in_the_reply(
     client: Client, monkeypatch: pytest.MonkeyPatch, times: int
 ) -> None:
     allow(client, "ana")
-    original, left = Chain.run, [times]
+    original, left = Chain.apply, [times]
 
-    def run(self: Chain, candidates: Any, moment: Moment) -> Outcome:
-        outcome = original(self, candidates, moment)
+    def apply(self: Chain, slate: Slate, moment: Moment, *more: Any) -> Outcome:
+        outcome = original(self, slate, moment, *more)
         if moment.granted and left[0]:
             left[0] -= 1
             client.withdraw("ana") if left[0] % 2 == 0 else client.withdraw("ana", "profile", "partner")
@@ -246,7 +246,7 @@ def test_a_withdrawal_while_the_list_is_made_is_in_the_reply(
                 client.set_consent("ana", [grant("profile")])
         return outcome
 
-    monkeypatch.setattr(Chain, "run", run)
+    monkeypatch.setattr(Chain, "apply", apply)
     reply = client.recommend("ana")
     assert reply.provenance.mode == Mode.MODE_NON_PROFILED
     assert reply.provenance.reason == ("no_consent" if times == 1 else "consent_changing")
@@ -286,10 +286,13 @@ def test_a_surface_has_its_own_length_and_policy(client: Client, surface: str, e
     assert reply.provenance.policy.startswith(f"{surface or 'home'}@")
 
 
-def test_the_same_request_gives_the_same_list(client: Client) -> None:
+@pytest.mark.parametrize("seed", [None, 1, 2**64 - 1])
+def test_the_same_request_gives_the_same_list(client: Client, seed: int | None) -> None:
     allow(client, "ana")
-    replies = [client.recommend("ana", seed=seed) for seed in (None, 1, 2**64 - 1)]
+    replies = [client.recommend("ana", seed=seed) for _ in range(3)]
     assert len({tuple(ids(reply)) for reply in replies}) == 1
+    drawn = {tuple(item.propensity for item in reply.items) != (1.0,) * len(reply.items) for reply in replies}
+    assert drawn == {seed is not None}
 
 
 def test_reasons_fit_what_the_item_relies_on(client: Client) -> None:
@@ -299,7 +302,7 @@ def test_reasons_fit_what_the_item_relies_on(client: Client) -> None:
     assert (why[item(0)].code, list(why[item(0)].evidence_item_ids)) == ("because_you_liked", [item(20)])
     assert (why[item(13)].code, why[item(13)].text) == ("due_again", "Time for Item 13 again?")
     assert why[item(14)].code == "something_different"
-    assert not any(each.causal for each in why.values())
+    assert all(each.causal == bool(each.evidence_item_ids) for each in why.values())
     bought = client.recommend("ana", limit=20, diversity=0, level="purchases")
     assert {each.reasons[0].code for each in bought.items if each.lane == "two_tower"} == {"because_you_bought"}
 

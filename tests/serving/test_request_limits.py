@@ -26,6 +26,7 @@ FILLED: dict[str, dict[str, Any]] = {
     "Grant": {"purpose": "profile"},
     "RecordEventsRequest": {"events": [{"event_id": "1", "event": "view", "source": "web"}]},
     "Event": {"event_id": "1", "event": "view", "source": "web"},
+    "LinkUsersRequest": {"user_ids": ["a", "b"]},
     "PromoteSnapshotRequest": {"snapshot_id": "a"},
     "RollbackSnapshotRequest": {"reason": "a"},
     "GetOperationRequest": {"operation_id": "a"},
@@ -53,10 +54,10 @@ def _cases() -> Iterator[tuple[str, str, Any, Any]]:
                     one = "e" if each else FILLED.get(_inner(kind, field), {})
                     yield kind, field, [one] * most, [one] * (most + 1)
                     if least:
-                        yield kind, field, [one], []
+                        yield kind, field, [one] * least, [one] * (least - 1)
                     if each:
-                        yield kind, field, ["e" * each.most], ["e" * (each.most + 1)]
-                        yield kind, field, ["e"], ["e", ""]
+                        yield kind, field, ["e" * each.most] * max(least, 1), ["e" * (each.most + 1)] * max(least, 1)
+                        yield kind, field, ["e"] * max(least, 1), ["e", ""]
 
 
 def _inner(kind: str, field: str) -> str:

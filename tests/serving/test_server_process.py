@@ -56,8 +56,8 @@ def test_a_folder_that_is_not_there_is_waited_for(tmp_path: Path) -> None:
     process = Process([f"out={tmp_path}/later", "port=0", "log.format=json", "watch_seconds=0.05"])
     try:
         with process.client() as client:
-            assert list(client.status().degraded) == ["ledger_unavailable", "no_snapshot"]
-            assert "does not exist" in client.status().problems[0].message
+            assert list(client.status().degraded) == ["events_unavailable", "ledger_unavailable", "no_snapshot"]
+            assert "does not exist" in client.status().problems[1].message
             assert health(process.address, "Consent") == DOWN
             Shop(tmp_path / "later").publish()
             eventually(lambda: health(process.address) == UP)

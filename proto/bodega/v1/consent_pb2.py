@@ -26,7 +26,7 @@ from bodega.v1 import common_pb2 as bodega_dot_v1_dot_common__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x62odega/v1/consent.proto\x12\tbodega.v1\x1a\x16\x62odega/v1/common.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"9\n\x05Grant\x12\x0f\n\x07purpose\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x0f\n\x07granted\x18\x03 \x01(\x08\";\n\x11GetConsentRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x15\n\rconsent_token\x18\x02 \x01(\t\"\xa8\x01\n\x12GetConsentResponse\x12 \n\x06grants\x18\x01 \x03(\x0b\x32\x10.bodega.v1.Grant\x12.\n\npreference\x18\x02 \x01(\x0e\x32\x1a.bodega.v1.Personalization\x12\x15\n\rconsent_token\x18\x03 \x01(\t\x12)\n\x05\x61s_of\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xf7\x01\n\x11SetConsentRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12!\n\x07\x63hanges\x18\x02 \x03(\x0b\x32\x10.bodega.v1.Grant\x12\x33\n\npreference\x18\x03 \x01(\x0e\x32\x1a.bodega.v1.PersonalizationH\x00\x88\x01\x01\x12\x16\n\x0enotice_version\x18\x04 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x05 \x01(\t\x12\x12\n\nrequest_id\x18\x06 \x01(\t\x12/\n\x0boccurred_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\r\n\x0b_preference\"Q\n\x12SetConsentResponse\x12\x15\n\rconsent_token\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12\x12\n\nreceipt_id\x18\x03 \x01(\t\"S\n\x19ListConsentChangesRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"`\n\x1aListConsentChangesResponse\x12)\n\x07\x63hanges\x18\x01 \x03(\x0b\x32\x18.bodega.v1.ConsentChange\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xa3\x02\n\rConsentChange\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x1f\n\x05grant\x18\x02 \x01(\x0b\x32\x10.bodega.v1.Grant\x12\x16\n\x0enotice_version\x18\x03 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\x12/\n\x0brecorded_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0boccurred_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nreceipt_id\x18\x07 \x01(\t\x12\x33\n\npreference\x18\x08 \x01(\x0e\x32\x1a.bodega.v1.PersonalizationH\x00\x88\x01\x01\x42\r\n\x0b_preference\"8\n\x11\x45xportUserRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"*\n\x12\x45xportUserResponse\x12\x14\n\x0coperation_id\x18\x01 \x01(\t\"F\n\x10\x45raseUserRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\"\xae\x01\n\x11\x45raseUserResponse\x12\x12\n\nreceipt_id\x18\x01 \x01(\t\x12-\n\terased_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tdeadlines\x18\x03 \x03(\x0b\x32\x1a.bodega.v1.ErasureDeadline\x12\x15\n\rconsent_token\x18\x04 \x01(\t\x12\x10\n\x08sequence\x18\x05 \x01(\x04\"c\n\x0f\x45rasureDeadline\x12\x0c\n\x04\x63opy\x18\x01 \x01(\t\x12&\n\x02\x62y\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x64one\x18\x03 \x01(\x08\x12\x0c\n\x04text\x18\x04 \x01(\t2\x9c\x03\n\x0e\x43onsentService\x12I\n\nGetConsent\x12\x1c.bodega.v1.GetConsentRequest\x1a\x1d.bodega.v1.GetConsentResponse\x12I\n\nSetConsent\x12\x1c.bodega.v1.SetConsentRequest\x1a\x1d.bodega.v1.SetConsentResponse\x12\x61\n\x12ListConsentChanges\x12$.bodega.v1.ListConsentChangesRequest\x1a%.bodega.v1.ListConsentChangesResponse\x12I\n\nExportUser\x12\x1c.bodega.v1.ExportUserRequest\x1a\x1d.bodega.v1.ExportUserResponse\x12\x46\n\tEraseUser\x12\x1b.bodega.v1.EraseUserRequest\x1a\x1c.bodega.v1.EraseUserResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x62odega/v1/consent.proto\x12\tbodega.v1\x1a\x16\x62odega/v1/common.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"9\n\x05Grant\x12\x0f\n\x07purpose\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x0f\n\x07granted\x18\x03 \x01(\x08\";\n\x11GetConsentRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x15\n\rconsent_token\x18\x02 \x01(\t\"\xbc\x01\n\x12GetConsentResponse\x12 \n\x06grants\x18\x01 \x03(\x0b\x32\x10.bodega.v1.Grant\x12.\n\npreference\x18\x02 \x01(\x0e\x32\x1a.bodega.v1.Personalization\x12\x15\n\rconsent_token\x18\x03 \x01(\t\x12)\n\x05\x61s_of\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nlinked_ids\x18\x05 \x01(\r\"\xf7\x01\n\x11SetConsentRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12!\n\x07\x63hanges\x18\x02 \x03(\x0b\x32\x10.bodega.v1.Grant\x12\x33\n\npreference\x18\x03 \x01(\x0e\x32\x1a.bodega.v1.PersonalizationH\x00\x88\x01\x01\x12\x16\n\x0enotice_version\x18\x04 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x05 \x01(\t\x12\x12\n\nrequest_id\x18\x06 \x01(\t\x12/\n\x0boccurred_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\r\n\x0b_preference\"Q\n\x12SetConsentResponse\x12\x15\n\rconsent_token\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12\x12\n\nreceipt_id\x18\x03 \x01(\t\"S\n\x19ListConsentChangesRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"`\n\x1aListConsentChangesResponse\x12)\n\x07\x63hanges\x18\x01 \x03(\x0b\x32\x18.bodega.v1.ConsentChange\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xa3\x02\n\rConsentChange\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x1f\n\x05grant\x18\x02 \x01(\x0b\x32\x10.bodega.v1.Grant\x12\x16\n\x0enotice_version\x18\x03 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\x12/\n\x0brecorded_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0boccurred_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nreceipt_id\x18\x07 \x01(\t\x12\x33\n\npreference\x18\x08 \x01(\x0e\x32\x1a.bodega.v1.PersonalizationH\x00\x88\x01\x01\x42\r\n\x0b_preference\"8\n\x11\x45xportUserRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"*\n\x12\x45xportUserResponse\x12\x14\n\x0coperation_id\x18\x01 \x01(\t\"\x90\x01\n\x10LinkUsersRequest\x12\x10\n\x08user_ids\x18\x01 \x03(\t\x12\x16\n\x0enotice_version\x18\x02 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12/\n\x0boccurred_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"P\n\x11LinkUsersResponse\x12\x15\n\rconsent_token\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12\x12\n\nreceipt_id\x18\x03 \x01(\t\"\x90\x01\n\x11UnlinkUserRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x16\n\x0enotice_version\x18\x02 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12/\n\x0boccurred_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"Q\n\x12UnlinkUserResponse\x12\x15\n\rconsent_token\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12\x12\n\nreceipt_id\x18\x03 \x01(\t\"F\n\x10\x45raseUserRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\"\xae\x01\n\x11\x45raseUserResponse\x12\x12\n\nreceipt_id\x18\x01 \x01(\t\x12-\n\terased_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tdeadlines\x18\x03 \x03(\x0b\x32\x1a.bodega.v1.ErasureDeadline\x12\x15\n\rconsent_token\x18\x04 \x01(\t\x12\x10\n\x08sequence\x18\x05 \x01(\x04\"c\n\x0f\x45rasureDeadline\x12\x0c\n\x04\x63opy\x18\x01 \x01(\t\x12&\n\x02\x62y\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x64one\x18\x03 \x01(\x08\x12\x0c\n\x04text\x18\x04 \x01(\t2\xaf\x04\n\x0e\x43onsentService\x12I\n\nGetConsent\x12\x1c.bodega.v1.GetConsentRequest\x1a\x1d.bodega.v1.GetConsentResponse\x12I\n\nSetConsent\x12\x1c.bodega.v1.SetConsentRequest\x1a\x1d.bodega.v1.SetConsentResponse\x12\x61\n\x12ListConsentChanges\x12$.bodega.v1.ListConsentChangesRequest\x1a%.bodega.v1.ListConsentChangesResponse\x12I\n\nExportUser\x12\x1c.bodega.v1.ExportUserRequest\x1a\x1d.bodega.v1.ExportUserResponse\x12\x46\n\tEraseUser\x12\x1b.bodega.v1.EraseUserRequest\x1a\x1c.bodega.v1.EraseUserResponse\x12\x46\n\tLinkUsers\x12\x1b.bodega.v1.LinkUsersRequest\x1a\x1c.bodega.v1.LinkUsersResponse\x12I\n\nUnlinkUser\x12\x1c.bodega.v1.UnlinkUserRequest\x1a\x1d.bodega.v1.UnlinkUserResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,27 +38,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETCONSENTREQUEST']._serialized_start=154
   _globals['_GETCONSENTREQUEST']._serialized_end=213
   _globals['_GETCONSENTRESPONSE']._serialized_start=216
-  _globals['_GETCONSENTRESPONSE']._serialized_end=384
-  _globals['_SETCONSENTREQUEST']._serialized_start=387
-  _globals['_SETCONSENTREQUEST']._serialized_end=634
-  _globals['_SETCONSENTRESPONSE']._serialized_start=636
-  _globals['_SETCONSENTRESPONSE']._serialized_end=717
-  _globals['_LISTCONSENTCHANGESREQUEST']._serialized_start=719
-  _globals['_LISTCONSENTCHANGESREQUEST']._serialized_end=802
-  _globals['_LISTCONSENTCHANGESRESPONSE']._serialized_start=804
-  _globals['_LISTCONSENTCHANGESRESPONSE']._serialized_end=900
-  _globals['_CONSENTCHANGE']._serialized_start=903
-  _globals['_CONSENTCHANGE']._serialized_end=1194
-  _globals['_EXPORTUSERREQUEST']._serialized_start=1196
-  _globals['_EXPORTUSERREQUEST']._serialized_end=1252
-  _globals['_EXPORTUSERRESPONSE']._serialized_start=1254
-  _globals['_EXPORTUSERRESPONSE']._serialized_end=1296
-  _globals['_ERASEUSERREQUEST']._serialized_start=1298
-  _globals['_ERASEUSERREQUEST']._serialized_end=1368
-  _globals['_ERASEUSERRESPONSE']._serialized_start=1371
-  _globals['_ERASEUSERRESPONSE']._serialized_end=1545
-  _globals['_ERASUREDEADLINE']._serialized_start=1547
-  _globals['_ERASUREDEADLINE']._serialized_end=1646
-  _globals['_CONSENTSERVICE']._serialized_start=1649
-  _globals['_CONSENTSERVICE']._serialized_end=2061
+  _globals['_GETCONSENTRESPONSE']._serialized_end=404
+  _globals['_SETCONSENTREQUEST']._serialized_start=407
+  _globals['_SETCONSENTREQUEST']._serialized_end=654
+  _globals['_SETCONSENTRESPONSE']._serialized_start=656
+  _globals['_SETCONSENTRESPONSE']._serialized_end=737
+  _globals['_LISTCONSENTCHANGESREQUEST']._serialized_start=739
+  _globals['_LISTCONSENTCHANGESREQUEST']._serialized_end=822
+  _globals['_LISTCONSENTCHANGESRESPONSE']._serialized_start=824
+  _globals['_LISTCONSENTCHANGESRESPONSE']._serialized_end=920
+  _globals['_CONSENTCHANGE']._serialized_start=923
+  _globals['_CONSENTCHANGE']._serialized_end=1214
+  _globals['_EXPORTUSERREQUEST']._serialized_start=1216
+  _globals['_EXPORTUSERREQUEST']._serialized_end=1272
+  _globals['_EXPORTUSERRESPONSE']._serialized_start=1274
+  _globals['_EXPORTUSERRESPONSE']._serialized_end=1316
+  _globals['_LINKUSERSREQUEST']._serialized_start=1319
+  _globals['_LINKUSERSREQUEST']._serialized_end=1463
+  _globals['_LINKUSERSRESPONSE']._serialized_start=1465
+  _globals['_LINKUSERSRESPONSE']._serialized_end=1545
+  _globals['_UNLINKUSERREQUEST']._serialized_start=1548
+  _globals['_UNLINKUSERREQUEST']._serialized_end=1692
+  _globals['_UNLINKUSERRESPONSE']._serialized_start=1694
+  _globals['_UNLINKUSERRESPONSE']._serialized_end=1775
+  _globals['_ERASEUSERREQUEST']._serialized_start=1777
+  _globals['_ERASEUSERREQUEST']._serialized_end=1847
+  _globals['_ERASEUSERRESPONSE']._serialized_start=1850
+  _globals['_ERASEUSERRESPONSE']._serialized_end=2024
+  _globals['_ERASUREDEADLINE']._serialized_start=2026
+  _globals['_ERASUREDEADLINE']._serialized_end=2125
+  _globals['_CONSENTSERVICE']._serialized_start=2128
+  _globals['_CONSENTSERVICE']._serialized_end=2687
 # @@protoc_insertion_point(module_scope)

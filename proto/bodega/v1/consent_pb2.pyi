@@ -78,9 +78,12 @@ class GetConsentResponse(_message.Message):
     PREFERENCE_FIELD_NUMBER: _builtins.int
     CONSENT_TOKEN_FIELD_NUMBER: _builtins.int
     AS_OF_FIELD_NUMBER: _builtins.int
+    LINKED_IDS_FIELD_NUMBER: _builtins.int
     preference: _common_pb2.Personalization.ValueType
     """UNSPECIFIED: the person has not said"""
     consent_token: _builtins.str
+    linked_ids: _builtins.int
+    """how many other ids this one is linked with"""
     @_builtins.property
     def grants(self) -> _containers.RepeatedCompositeFieldContainer[Global___Grant]:
         """what is not listed is not granted"""
@@ -96,10 +99,11 @@ class GetConsentResponse(_message.Message):
         preference: _common_pb2.Personalization.ValueType = ...,
         consent_token: _builtins.str = ...,
         as_of: _timestamp_pb2.Timestamp | None = ...,
+        linked_ids: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "consent_token", b"consent_token", "grants", b"grants", "preference", b"preference"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "consent_token", b"consent_token", "grants", b"grants", "linked_ids", b"linked_ids", "preference", b"preference"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -254,7 +258,7 @@ class ConsentChange(_message.Message):
     """set where the preference changed"""
     @_builtins.property
     def grant(self) -> Global___Grant:
-        """absent where only the preference changed"""
+        """absent where only the preference changed; a link stands as purpose `linked`, its source an opaque name"""
 
     @_builtins.property
     def recorded_at(self) -> _timestamp_pb2.Timestamp: ...
@@ -324,6 +328,137 @@ class ExportUserResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ExportUserResponse: _TypeAlias = ExportUserResponse  # noqa: Y015
+
+@_typing.final
+class LinkUsersRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_IDS_FIELD_NUMBER: _builtins.int
+    NOTICE_VERSION_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    OCCURRED_AT_FIELD_NUMBER: _builtins.int
+    notice_version: _builtins.str
+    """the text that the person saw; at most 64 bytes"""
+    actor: _builtins.str
+    """person, guardian, operator; empty: person"""
+    request_id: _builtins.str
+    """idempotency key of the first id; at most 128 bytes; empty: none"""
+    @_builtins.property
+    def user_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """2..16"""
+
+    @_builtins.property
+    def occurred_at(self) -> _timestamp_pb2.Timestamp:
+        """for the record; the server's order decides"""
+
+    def __init__(
+        self,
+        *,
+        user_ids: _abc.Iterable[_builtins.str] | None = ...,
+        notice_version: _builtins.str = ...,
+        actor: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        occurred_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["occurred_at", b"occurred_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "notice_version", b"notice_version", "occurred_at", b"occurred_at", "request_id", b"request_id", "user_ids", b"user_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LinkUsersRequest: _TypeAlias = LinkUsersRequest  # noqa: Y015
+
+@_typing.final
+class LinkUsersResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONSENT_TOKEN_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    RECEIPT_ID_FIELD_NUMBER: _builtins.int
+    consent_token: _builtins.str
+    """pass it with the requests that follow, for any of the ids"""
+    sequence: _builtins.int
+    """the link's place in the server's order"""
+    receipt_id: _builtins.str
+    """of the first id"""
+    def __init__(
+        self,
+        *,
+        consent_token: _builtins.str = ...,
+        sequence: _builtins.int = ...,
+        receipt_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consent_token", b"consent_token", "receipt_id", b"receipt_id", "sequence", b"sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LinkUsersResponse: _TypeAlias = LinkUsersResponse  # noqa: Y015
+
+@_typing.final
+class UnlinkUserRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    NOTICE_VERSION_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    OCCURRED_AT_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    notice_version: _builtins.str
+    """at most 64 bytes"""
+    actor: _builtins.str
+    """person, guardian, operator; empty: person"""
+    request_id: _builtins.str
+    """idempotency key; at most 128 bytes; empty: none"""
+    @_builtins.property
+    def occurred_at(self) -> _timestamp_pb2.Timestamp:
+        """for the record; the server's order decides"""
+
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+        notice_version: _builtins.str = ...,
+        actor: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        occurred_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["occurred_at", b"occurred_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "notice_version", b"notice_version", "occurred_at", b"occurred_at", "request_id", b"request_id", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnlinkUserRequest: _TypeAlias = UnlinkUserRequest  # noqa: Y015
+
+@_typing.final
+class UnlinkUserResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONSENT_TOKEN_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    RECEIPT_ID_FIELD_NUMBER: _builtins.int
+    consent_token: _builtins.str
+    """pass it with the requests that follow, for any of the ids"""
+    sequence: _builtins.int
+    receipt_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        consent_token: _builtins.str = ...,
+        sequence: _builtins.int = ...,
+        receipt_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consent_token", b"consent_token", "receipt_id", b"receipt_id", "sequence", b"sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnlinkUserResponse: _TypeAlias = UnlinkUserResponse  # noqa: Y015
 
 @_typing.final
 class EraseUserRequest(_message.Message):

@@ -62,6 +62,16 @@ class ConsentServiceStub:
                 request_serializer=bodega_dot_v1_dot_consent__pb2.EraseUserRequest.SerializeToString,
                 response_deserializer=bodega_dot_v1_dot_consent__pb2.EraseUserResponse.FromString,
                 _registered_method=True)
+        self.LinkUsers = channel.unary_unary(
+                '/bodega.v1.ConsentService/LinkUsers',
+                request_serializer=bodega_dot_v1_dot_consent__pb2.LinkUsersRequest.SerializeToString,
+                response_deserializer=bodega_dot_v1_dot_consent__pb2.LinkUsersResponse.FromString,
+                _registered_method=True)
+        self.UnlinkUser = channel.unary_unary(
+                '/bodega.v1.ConsentService/UnlinkUser',
+                request_serializer=bodega_dot_v1_dot_consent__pb2.UnlinkUserRequest.SerializeToString,
+                response_deserializer=bodega_dot_v1_dot_consent__pb2.UnlinkUserResponse.FromString,
+                _registered_method=True)
 
 
 class ConsentServiceServicer:
@@ -98,7 +108,27 @@ class ConsentServiceServicer:
 
     def EraseUser(self, request, context):
         """Forgets a person: at once in serving, and elsewhere as each line of the receipt says. Erasing again gives the same
-        receipt until the person has decided something new; someone unknown gets one too.
+        receipt until the person has decided something new; someone unknown gets one too. Linked ids are erased with it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LinkUsers(self, request, context):
+        """Puts together several ids of one person, such as those of a shop and of its app, with all that each is linked with
+        already; 16 at most. It grants cross_source, which is what the person consents to.
+
+        From its answer on, what is decided or erased under one of them is so under each; of what was decided before, the last
+        decision about each purpose and source stands for all. The next night makes one list of what was done under all of
+        them, for each of them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnlinkUser(self, request, context):
+        """Takes an id from those that it is linked with, and withdraws its cross_source. What was made of their events together
+        is used for none of them from its answer on. A withdrawal of cross_source under any of them takes all apart.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -131,6 +161,16 @@ def add_ConsentServiceServicer_to_server(servicer, server):
                     servicer.EraseUser,
                     request_deserializer=bodega_dot_v1_dot_consent__pb2.EraseUserRequest.FromString,
                     response_serializer=bodega_dot_v1_dot_consent__pb2.EraseUserResponse.SerializeToString,
+            ),
+            'LinkUsers': grpc.unary_unary_rpc_method_handler(
+                    servicer.LinkUsers,
+                    request_deserializer=bodega_dot_v1_dot_consent__pb2.LinkUsersRequest.FromString,
+                    response_serializer=bodega_dot_v1_dot_consent__pb2.LinkUsersResponse.SerializeToString,
+            ),
+            'UnlinkUser': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnlinkUser,
+                    request_deserializer=bodega_dot_v1_dot_consent__pb2.UnlinkUserRequest.FromString,
+                    response_serializer=bodega_dot_v1_dot_consent__pb2.UnlinkUserResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -271,6 +311,60 @@ class ConsentService:
             '/bodega.v1.ConsentService/EraseUser',
             bodega_dot_v1_dot_consent__pb2.EraseUserRequest.SerializeToString,
             bodega_dot_v1_dot_consent__pb2.EraseUserResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LinkUsers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bodega.v1.ConsentService/LinkUsers',
+            bodega_dot_v1_dot_consent__pb2.LinkUsersRequest.SerializeToString,
+            bodega_dot_v1_dot_consent__pb2.LinkUsersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnlinkUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bodega.v1.ConsentService/UnlinkUser',
+            bodega_dot_v1_dot_consent__pb2.UnlinkUserRequest.SerializeToString,
+            bodega_dot_v1_dot_consent__pb2.UnlinkUserResponse.FromString,
             options,
             channel_credentials,
             insecure,

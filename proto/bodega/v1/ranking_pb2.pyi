@@ -258,14 +258,18 @@ class Provenance(_message.Message):
         MODE_UNSPECIFIED: Provenance._Mode.ValueType  # 0
         MODE_PROFILED: Provenance._Mode.ValueType  # 1
         MODE_LIMITED: Provenance._Mode.ValueType  # 2
-        """some grants are missing: the largest stored profile inside them was used"""
+        """Some grants are missing: the person was encoded again on those that are left, or, where that cannot be done, the largest
+        stored profile inside them was used; `profile` says which.
+        """
         MODE_NON_PROFILED: Provenance._Mode.ValueType  # 3
 
     class Mode(_Mode, metaclass=_ModeEnumTypeWrapper): ...
     MODE_UNSPECIFIED: Provenance.Mode.ValueType  # 0
     MODE_PROFILED: Provenance.Mode.ValueType  # 1
     MODE_LIMITED: Provenance.Mode.ValueType  # 2
-    """some grants are missing: the largest stored profile inside them was used"""
+    """Some grants are missing: the person was encoded again on those that are left, or, where that cannot be done, the largest
+    stored profile inside them was used; `profile` says which.
+    """
     MODE_NON_PROFILED: Provenance.Mode.ValueType  # 3
 
     MODE_FIELD_NUMBER: _builtins.int
@@ -280,6 +284,7 @@ class Provenance(_message.Message):
     GLOBAL_PRIVACY_CONTROL_HONOURED_FIELD_NUMBER: _builtins.int
     DEGRADED_FIELD_NUMBER: _builtins.int
     MADE_AT_FIELD_NUMBER: _builtins.int
+    TODAY_EVENTS_FIELD_NUMBER: _builtins.int
     mode: Global___Provenance.Mode.ValueType
     reason: _builtins.str
     """Stable code when not PROFILED: stranger, no_consent, consent_stale, consent_unavailable, consent_changing, unknown_user,
@@ -289,7 +294,7 @@ class Provenance(_message.Message):
     personalization: _common_pb2.Personalization.ValueType
     """the step in force; never UNSPECIFIED"""
     profile: _builtins.str
-    """the consent profile used; empty where none was"""
+    """the consent profile used; `granted`: encoded again on just what is granted; empty where none was"""
     snapshot_id: _builtins.str
     consent_sequence: _builtins.int
     """of the consent state used; 0 where none was read"""
@@ -298,6 +303,8 @@ class Provenance(_message.Message):
     variant: _builtins.str
     """rollout arm, empty when none runs"""
     global_privacy_control_honoured: _builtins.bool
+    today_events: _builtins.int
+    """of the person's own, since the last night, that the list goes by"""
     @_builtins.property
     def snapshot_age(self) -> _duration_pb2.Duration:
         """since it was written"""
@@ -325,10 +332,11 @@ class Provenance(_message.Message):
         global_privacy_control_honoured: _builtins.bool = ...,
         degraded: _abc.Iterable[_builtins.str] | None = ...,
         made_at: _timestamp_pb2.Timestamp | None = ...,
+        today_events: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["made_at", b"made_at", "snapshot_age", b"snapshot_age"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["consent_sequence", b"consent_sequence", "degraded", b"degraded", "global_privacy_control_honoured", b"global_privacy_control_honoured", "made_at", b"made_at", "mode", b"mode", "personalization", b"personalization", "policy", b"policy", "profile", b"profile", "reason", b"reason", "snapshot_age", b"snapshot_age", "snapshot_id", b"snapshot_id", "variant", b"variant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consent_sequence", b"consent_sequence", "degraded", b"degraded", "global_privacy_control_honoured", b"global_privacy_control_honoured", "made_at", b"made_at", "mode", b"mode", "personalization", b"personalization", "policy", b"policy", "profile", b"profile", "reason", b"reason", "snapshot_age", b"snapshot_age", "snapshot_id", b"snapshot_id", "today_events", b"today_events", "variant", b"variant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -582,7 +590,10 @@ class ExplainRequest(_message.Message):
     user_id: _builtins.str
     """as in RecommendRequest"""
     recommendation_id: _builtins.str
-    """or empty with a context: explains a list made now; at most 64 bytes"""
+    """Of a list that this replica made for the same user within the hour: it is made again as of then, under the consent of now.
+    Empty with a context: explains a list made now.
+    at most 64 bytes
+    """
     item_id: _builtins.str
     """at most 256 bytes; empty: the list as a whole"""
     consent_token: _builtins.str
@@ -622,21 +633,25 @@ class ExplainResponse(_message.Message):
     PROVENANCE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def effects(self) -> _containers.RepeatedCompositeFieldContainer[Global___RuleEffect]:
-        """in the order in which the rules ran"""
+        """in the order in which the rules ran; of an item, empty if it was no candidate"""
 
     @_builtins.property
     def parameters(self) -> _containers.RepeatedCompositeFieldContainer[Global___Parameter]:
-        """the surface's main parameters and their relative importance"""
+        """the surface's main parameters, by their importance for this list"""
 
     @_builtins.property
     def would_change_it(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """stable codes of what the person can do: withdraw_source:partner, dismiss_category:wine, ..."""
+        """What the person can do, each tried on this list: withdraw_source:partner, level:purchases, level:session, level:none; and of
+        an item in it: dismiss, dismiss_category:wine, gift:ITEM.
+        """
 
     @_builtins.property
-    def parameters_since(self) -> _timestamp_pb2.Timestamp: ...
+    def parameters_since(self) -> _timestamp_pb2.Timestamp:
+        """absent where nobody recorded it"""
+
     @_builtins.property
     def history(self) -> _containers.RepeatedCompositeFieldContainer[Global___ParameterSet]:
-        """what held before, newest first"""
+        """what held before, newest first, at most 10, weighed on this list"""
 
     @_builtins.property
     def reasons(self) -> _containers.RepeatedCompositeFieldContainer[Global___Reason]: ...
@@ -670,14 +685,17 @@ class RuleEffect(_message.Message):
     RANK_BEFORE_FIELD_NUMBER: _builtins.int
     RANK_AFTER_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
     rule: _builtins.str
     effect: _builtins.str
     """kept, removed, moved"""
     rank_before: _builtins.int
-    """1-based; 0: not in the list"""
+    """1-based; 0: not in the list, or a list as a whole"""
     rank_after: _builtins.int
-    """1-based; 0: not in the list"""
+    """1-based; 0: not in the list, or a list as a whole"""
     reason: _builtins.str
+    count: _builtins.int
+    """candidates, of a list as a whole"""
     def __init__(
         self,
         *,
@@ -686,10 +704,11 @@ class RuleEffect(_message.Message):
         rank_before: _builtins.int = ...,
         rank_after: _builtins.int = ...,
         reason: _builtins.str = ...,
+        count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["effect", b"effect", "rank_after", b"rank_after", "rank_before", b"rank_before", "reason", b"reason", "rule", b"rule"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "effect", b"effect", "rank_after", b"rank_after", "rank_before", b"rank_before", "reason", b"reason", "rule", b"rule"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -703,8 +722,9 @@ class Parameter(_message.Message):
     WEIGHT_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
+    """of what gives candidates (taste, repeat_needs, today, popularity, discovery, shop), or of a rule"""
     weight: _builtins.float
-    """relative importance; the weights of a surface add up to 1"""
+    """relative importance for the list: the items that it gives, or that would be gone or elsewhere without it; all add up to 1"""
     description: _builtins.str
     def __init__(
         self,
