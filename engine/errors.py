@@ -17,6 +17,7 @@ BodegaError                     exit   reason
 │   ├── SnapshotTooNew            7    SNAPSHOT_TOO_NEW
 │   ├── SnapshotCorrupt           7    SNAPSHOT_CORRUPT
 │   └── PublishConflict           7    PUBLISH_CONFLICT
+├── JournalUnavailable            9    JOURNAL_UNAVAILABLE
 ├── RunLocked                     8    RUN_LOCKED
 ├── KernelError                   1    BAD_ARRAY
 ├── PolicyError                   2    BAD_POLICY
@@ -178,6 +179,13 @@ class PublishConflict(SnapshotError):
     """Another publisher moved the pointer first."""
 
     reason = "PUBLISH_CONFLICT"
+
+
+class JournalUnavailable(BodegaError):
+    """Events cannot be made durable, or brought into the log, now."""
+
+    reason = "JOURNAL_UNAVAILABLE"
+    exit_code = 9
 
 
 class RunLocked(BodegaError):

@@ -24,6 +24,8 @@ MAX_ID_BYTES = 256
 _SECRET_BYTES = 32
 _BLOCK = 64  # of SHA-256, bytes; no secret is longer
 _SEAL = b"bodega seal"
+_ALONE = bytes(KEY_BYTES)
+_LINKED = b"bodega person"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -60,6 +62,10 @@ class UserKey:
         inner, outer = (bytes(octet ^ pad for octet in key) for pad in (0x36, 0x5C))
         return [sha(outer + sha(inner + user_id.encode()).digest()).digest()[:KEY_BYTES] for user_id in user_ids]
 
+    def of_person(self, person: bytes) -> bytes:
+        """The key of ids that were put together, from the 16 bytes that they share in the ledger."""
+        return hashlib.blake2b(person, digest_size=KEY_BYTES, key=self.secret, person=_LINKED).digest()
+
 
 @dataclass(frozen=True, slots=True)
 class UserKeys:
@@ -79,6 +85,19 @@ class UserKeys:
         seals = self.unsealed(b"".join(rotating), stable)
         places = range(0, len(seals), KEY_BYTES)
         return [key + seals[at : at + KEY_BYTES] for key, at in zip(rotating, places, strict=True)]
+
+    def filed_under(self, user_id: str, person: bytes) -> tuple[bytes, ...]:
+        """The rotating keys under which a night may have filed somebody; the first that is found holds.
+
+        What was made of linked ids together lies under the person that they share, and is found by nobody who shares it no
+        longer. What was made before they were linked lies under the id.
+
+        Args:
+            user_id: checked by `derive`.
+            person: of the id in the ledger; zeros: it is linked with none.
+        """
+        own = self.rotating.derive(user_id)
+        return (self.rotating.of_person(person), own) if person != _ALONE else (own,)
 
     def unsealed(self, keys: bytes, seals: bytes) -> bytes:
         """The stable keys under seals, and the seals of stable keys: all are runs of 16 bytes a person."""

@@ -8,6 +8,8 @@ FORMAT_VERSION = 1
 ALTERNATIVES = 3  # ways in which one candidate may be justified
 NOBODY = 0  # basis of what relies on no grant
 NEVER = 2**64 - 1  # basis that no set of grants covers: marks an unused alternative
+# A basis with this bit relies on what the person did today, which the dial lets in earlier than what is stored.
+TODAY = 2**63
 NO_ITEM = -1
 
 # The order is the code that artefacts store: append only.
@@ -65,7 +67,11 @@ CATALOGUE = pa.schema(
 # How often an item was wanted by how many, by everybody and by nobody in particular.
 POPULARITY = pa.schema([("item", pa.int32()), ("weight", pa.float64()), ("people", pa.int64())])
 
+# Added to the number of a group of events for those of sensitive items, which ask for the grant of `sensitive` as well.
+DELICATE = 64
+
 # Consent as the night reads it at one ledger sequence.
+LINKS = pa.schema([("user_key", USER_KEY), ("person", USER_KEY)])  # stable, ascending; what linked ids share
 STANDINGS = pa.schema(
     [
         ("user_key", USER_KEY),  # stable, ascending

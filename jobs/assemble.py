@@ -7,11 +7,19 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from engine.schema import CATEGORIES
+from engine.activity.settle import interest
+from engine.kernels.encode_user import OVER_ALL, OVER_TAIL, Scale, UserTower, nearest_decay
+from engine.kernels.encode_user.scale import Similar
+from engine.ranking.found import lanes
+from engine.ranking.lanes.discovery import DiscoveryLane
+from engine.ranking.lanes.similar import SimilarLane
+from engine.ranking.lanes.two_tower import TwoTowerLane
+from engine.schema import CATEGORIES, EVENTS
 from engine.snapshot import About, Lineage, Manifest, SnapshotWriter
 from jobs.embed import load_items
-from jobs.night import Night, moment, opened_ledger, table
+from jobs.night import FULL, Night, moment, opened_ledger, table
 from jobs.rank import TABLES
+from jobs.settings import Settings
 from jobs.shop import fallback_table, item_table, load_shelves
 from jobs.stage import fingerprint, finished
 
@@ -52,7 +60,32 @@ def assemble(this: Night, part: str, folder: Path, metrics: dict[str, float]) ->
         parts = [table(this.folder / "rank" / f"{kind}-{part}-{bucket}.arrow") for kind in TABLES]
         writer.user_shard(number, *parts)
     writer.items(item_table(this, shelves))
-    writer.categories(pa.table([shelves.categories], schema=CATEGORIES))
+    writer.categories(pa.table([list(shelves.kinds.names)], schema=CATEGORIES))
     writer.fallback(fallback_table(this, shelves))
-    writer.tower(tower.arrays())
+    at = ingest.facts["as_of" if part == FULL else "cut"]
+    writer.tower(tower.arrays() | _scale(this.settings, tower, at, shelves.shop.fresh_rate).arrays())
     return writer.finish()
+
+
+def _scale(settings: Settings, tower: UserTower, at: int, fresh_rate: float) -> Scale:
+    """What the server needs to ask the night's lanes again, and to weigh the events that came since; a team's own lane of one of
+    these names only its night can ask.
+    """
+    asked, similar = {}, None
+    for name, lane in lanes(settings.rank.lanes).items():
+        if (name == OVER_ALL and isinstance(lane, TwoTowerLane)) or (
+            name == OVER_TAIL and isinstance(lane, DiscoveryLane)
+        ):
+            asked[name] = (int(lane.keep), lane.trust)
+        elif name == "similar" and isinstance(lane, SimilarLane):
+            similar = Similar(int(lane.keep), lane.trust, lane.half_life, int(lane.latest))
+    return Scale(
+        at,
+        fresh_rate,
+        nearest_decay(tower.rates, settings.rank.mass_days),
+        asked,
+        tuple(interest(settings.data).tolist()),
+        settings.data.gift_weight,
+        {EVENTS.index(name): days for name, days in settings.rank.seen.items()},
+        similar,
+    )

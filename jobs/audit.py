@@ -104,19 +104,23 @@ def actor() -> str:
 
 
 @contextlib.contextmanager
-def noting(out: Path) -> Iterator[Callable[[str, Mapping[str, str]], None]]:
+def noting(out: Path, url: str = "") -> Iterator[Callable[[str, Mapping[str, str]], None]]:
     """What writes into the audit log of a deployment what is done by hand in the block; says so where there is none.
 
     Opened before anything is done: what cannot be recorded is not begun.
+
+    Args:
+        url: of the ledger; '': the one in the deployment's folder.
 
     Raises:
         LedgerUnavailable: it cannot be opened or written.
     """
     path = (out / "consent.db").resolve()
-    if not path.is_file():
+    if not url and not path.is_file():
         yield lambda action, detail: print(f"Not in the audit log: there is no ledger at {path}.", file=sys.stderr)
         return
-    with contextlib.closing(Ledger.open(f"sqlite:///{path}", _ANY)) as ledger:
+    there(url)
+    with contextlib.closing(Ledger.open(url or f"sqlite:///{path}", _ANY)) as ledger:
         ledger.audit_head()
         yield lambda action, detail: ledger.audit(action, actor(), detail)
 

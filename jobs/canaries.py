@@ -78,10 +78,10 @@ def watch(this: Night, snapshot: Snapshot, keys: Sequence[bytes]) -> list[Verdic
 
 @dataclass(frozen=True, slots=True)
 class Standpoint:
-    """Where a canary stands: its surface, its key, and what it allows."""
+    """Where a canary stands: its surface, the keys it may be filed under, and what it allows."""
 
     chain: Chain
-    key: bytes
+    keys: tuple[bytes, ...]
     granted: int
 
 
@@ -109,7 +109,8 @@ class Watcher:
         verdicts = []
         for name, canary in self._settings.watched().items():
             at = standpoints[name]
-            record = self._snapshot.user(at.key)
+            records = (self._snapshot.user(key) for key in at.keys)
+            record = next((each for each in records if each is not None), None)
             given = served(self._snapshot, at.chain, record, at.granted, self._now, canary.region)
             verdicts.append(_verdict(f"canary {name} on {at.chain.name}", faults(canary, self._shown(given))))
         return verdicts
@@ -170,16 +171,14 @@ def _footings(this: Night, vocabulary: Vocabulary) -> dict[str, Standpoint]:
         return {}
     with opened_ledger(settings) as (ledger, keys):
 
-        def granted(canary: Canary, chain: Chain) -> int:
-            if canary.granted != "ledger":
-                return vocabulary.groups if canary.granted == "all" else 0
+        def stands(canary: Canary, chain: Chain) -> Standpoint:
             standing = ledger.standing(keys.stable.derive(canary.user))
-            return vocabulary.under(standing.preference or chain.default_level, standing.granted)
+            granted = vocabulary.under(standing.preference or chain.default_level, standing.granted)
+            if canary.granted != "ledger":
+                granted = vocabulary.groups if canary.granted == "all" else 0
+            return Standpoint(chain, keys.filed_under(canary.user, standing.person), granted)
 
-        return {
-            name: Standpoint(chains[name], keys.rotating.derive(canary.user), granted(canary, chains[name]))
-            for name, canary in canaries.items()
-        }
+        return {name: stands(canary, chains[name]) for name, canary in canaries.items()}
 
 
 def _verdict(name: str, found: Sequence[str]) -> Verdict:

@@ -118,6 +118,54 @@ def recommend(
         print(f"{held.rule} withheld {held.count}{f' ({held.reason})' if held.reason else ''}")
 
 
+@app.command()
+def explain(
+    user: User,
+    item: Annotated[str, typer.Option(help="An item, in the list or not; '': the list as a whole.")] = "",
+    surface: Annotated[str, typer.Option(help="home, email, ...; '': the server's default.")] = "",
+    level: Annotated[Level | None, typer.Option(help="How far the list may go at most.")] = None,
+    address: Address = _HERE,
+    tls: Tls = "",
+    timeout: Timeout = 5.0,
+    as_json: AsJson = False,
+) -> None:
+    """Say why a person's list, or one item's place in it, is what it is, and what they can do about it."""
+    with _client(address, tls, timeout) as client:
+        told = client.explain(user, item_id=item, surface=surface, level=level.value if level else None)
+    if as_json:
+        _print_message(told)
+        return
+    acts = [
+        (
+            act.rule,
+            act.effect,
+            *((str(act.rank_before), str(act.rank_after or "-")) if item else (str(act.count), "")),
+            act.reason,
+        )
+        for act in told.effects
+    ]
+    print_table(("rule", "", "rank", "then", "reason") if item else ("rule", "", "items", "", "reason"), acts)
+    if item and not acts:
+        print(f"{item} was no candidate")
+    for reason in told.reasons:
+        print(reason.text or reason.code)
+    weights = [(each.name, f"{each.weight:.1%}", each.description) for each in told.parameters]
+    print_table(("parameter", "weight", ""), weights)
+    print("would change it: " + (", ".join(told.would_change_it) or "nothing that the person can do"))
+
+
+@app.command("reload-policies")
+def reload_policies(address: Address = _HERE, tls: Tls = "", timeout: Timeout = 30.0) -> None:
+    """Have a server read conf/policy again; where anything is wrong in it, what holds stays."""
+    with _client(address, tls, timeout) as operator:
+        for name in operator.reload_policies().policies:
+            print(name)
+
+
+Noted = Annotated[
+    str, typer.Option("--ledger", help="Whose audit log tells of it: an address as in conf/store; '': OUT's own.")
+]
+Why = Annotated[str, typer.Option("--reason", help="For the audit log.")]
 Through = Annotated[str, typer.Option("--address", help="host:port of a server that does it; '': done here, on OUT.")]
 
 
@@ -150,6 +198,8 @@ def snapshot_promote(
     snapshot_id: str,
     out: Out = _OUT,
     store: Store = "",
+    ledger: Noted = "",
+    reason: Why = "",
     address: Through = "",
     tls: Tls = "",
     timeout: Timeout = 600.0,
@@ -161,9 +211,9 @@ def snapshot_promote(
     else:
         from jobs.audit import noting
 
-        with noting(out) as note:
+        with noting(out, ledger) as note:
             _registry(out, store).promote(snapshot_id)
-            note("snapshot_promoted", {"snapshot": snapshot_id})
+            note("snapshot_promoted", {"snapshot": snapshot_id} | ({"because": reason} if reason else {}))
     print(f"{snapshot_id} is served now")
 
 
@@ -171,6 +221,7 @@ def snapshot_promote(
 def snapshot_rollback(
     out: Out = _OUT,
     store: Store = "",
+    ledger: Noted = "",
     reason: Annotated[str, typer.Option(help="For the audit log; needed with --address.")] = "",
     address: Through = "",
     tls: Tls = "",
@@ -183,7 +234,7 @@ def snapshot_rollback(
     else:
         from jobs.audit import noting
 
-        with noting(out) as note:
+        with noting(out, ledger) as note:
             name = _registry(out, store).rollback()
             note("snapshot_rolled_back", {"snapshot": name, "because": reason})
     print(f"{name} is served now")

@@ -101,6 +101,36 @@ def consent_tcf(
     print(f"recorded as {reply.receipt_id}, change {reply.sequence}; consent token {reply.consent_token}")
 
 
+@consent.command("link")
+def consent_link(
+    users: Annotated[list[str], typer.Argument(metavar="USER USER...", help="Ids of one person, as in the logs.")],
+    notice_version: Notice = "",
+    actor: Actor = "person",
+    address: Address = HERE,
+    tls: Tls = "",
+    timeout: Timeout = 5.0,
+) -> None:
+    """Put ids of one person together, who consents to it: one history of consent, and one list from the next night on."""
+    with connected(address, tls, timeout) as client:
+        reply = client.link_users(users, notice_version=notice_version, actor=actor)
+    print(f"recorded as {reply.receipt_id}, change {reply.sequence}; consent token {reply.consent_token}")
+
+
+@consent.command("unlink")
+def consent_unlink(
+    user: Known,
+    notice_version: Notice = "",
+    actor: Actor = "person",
+    address: Address = HERE,
+    tls: Tls = "",
+    timeout: Timeout = 5.0,
+) -> None:
+    """Take an id from those that it is linked with: nothing that was made of them together is used any more."""
+    with connected(address, tls, timeout) as client:
+        reply = client.unlink_user(user, notice_version=notice_version, actor=actor)
+    print(f"recorded as {reply.receipt_id}, change {reply.sequence}; consent token {reply.consent_token}")
+
+
 @consent.command("erase")
 def consent_erase(
     user: Known,

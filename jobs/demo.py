@@ -1,4 +1,5 @@
-"""The whole of it on one machine: simulate a shop, import its consent, run a night, serve it, and ask for four people.
+"""The whole of it on one machine: simulate a shop, import its consent, run a night, serve it, ask for four people, and let one of
+them look around.
 
 python -m jobs.demo out=.bodega/demo
 """
@@ -10,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from bodega.client import Client
+from bodega.client import Client, event
 from rich.console import Console
 from rich.table import Table
 
@@ -44,13 +45,17 @@ def main(settings: Settings) -> None:
     figures = run_night(out, [argument for argument in sys.argv[1:] if not argument.startswith("out=")])
     with server(out) as address, Client(address, timeout=5.0) as client:
         wait_for_snapshot(client)
+        cast = json.loads(cast_file.read_text())
         for segment, who in CAST.items():
-            if user := json.loads(cast_file.read_text()).get(segment):
+            if user := cast.get(segment):
                 _show(client, user, who)
+        if newcomer := cast.get("newcomer"):
+            _look_around(client, newcomer)
+            _show(client, newcomer, "the same newcomer, who has looked at three things since")
     _compare(figures)
     print(f"\nDone in {time.monotonic() - began:.0f} s. What was started is stopped; the data stays in {out}.")
     print("  make serve                                       serve it at 127.0.0.1:50051")
-    regular = json.loads(cast_file.read_text()).get("regular", "USER")
+    regular = cast.get("regular", "USER")
     print(f"  .venv/bin/bodega recommend {regular}                 ask, in another terminal")
     print(f"  .venv/bin/bodega consent withdraw {regular} profile  and ask again")
 
@@ -69,6 +74,13 @@ def _show(client: Client, user: str, who: str) -> None:
         why = item.reasons[0].text if item.reasons else ""
         table.add_row(item.item_id, item.lane, f"{item.score:.4f}", why)
     Console(width=120).print(table)
+
+
+def _look_around(client: Client, user: str) -> None:
+    """Have somebody click on three things of a kind."""
+    last = client.recommend(user, surface="home", limit=8).items[-1].item_id
+    seen = [last, *(item.item_id for item in client.similar(last, limit=2).items)]
+    client.record_events([event(user, "click", item, source="web") for item in seen])
 
 
 def _compare(figures: dict[str, dict[str, dict[str, float]]]) -> None:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from engine.kernels import co_visits
-from engine.kernels.encode_user import UserTower
+from engine.kernels.encode_user import UserTower, nearest_decay
 from engine.ranking.habits import Habits, tally
 from engine.schema import sums_schema
 from engine.two_tower import checkpoint
@@ -22,6 +22,7 @@ from engine.two_tower.encoding import device_here, group_sums, item_vectors
 from engine.two_tower.histories import Histories
 from engine.two_tower.training import TwoTower
 from jobs.cluster import Cluster
+from jobs.ingest import sensitive
 from jobs.launch import recipe
 from jobs.night import FULL, HOLDOUT, PARTS, Night, night, table, write_table
 from jobs.progress import say
@@ -84,7 +85,8 @@ def _people(name: str, work: Stage, run: Path, settings: Settings, moments: dict
     device = device_here()
     activity = table(run / "ingest" / f"activity-{bucket}.arrow")
     vectors, tower = load_items(work.folder, part)
-    ranked = Histories.of(activity, "profilable", moments[part])
+    delicate = sensitive(table(run / "ingest" / "catalogue.arrow"))
+    ranked = Histories.of(activity, "profilable", moments[part], delicate)
     sums = group_sums(ranked, vectors, tower, device)
     decays, width = len(tower.rates), vectors.shape[1]
     schema = sums_schema(decays, width)
@@ -104,9 +106,11 @@ def _people(name: str, work: Stage, run: Path, settings: Settings, moments: dict
     )
     trained = Histories.of(activity, "trainable", moments[part])
     codes, people = co_visits.co_visits(*_distinct(trained, settings.train.wanted, len(vectors)), len(vectors))
-    habits = tally(
-        trained, len(vectors), moments[part], settings.train.wanted, settings.rank.mass_days, settings.rank.horizon_days
-    )
+    rate = float(
+        tower.rates[nearest_decay(tower.rates, settings.rank.mass_days)]
+    )  # people's mass fades as the lanes have it
+    wanted, days, horizon = settings.train.wanted, settings.rank.mass_days, settings.rank.horizon_days
+    habits = tally(trained, len(vectors), moments[part], wanted, days, horizon, rate)
     files = [
         write_table(work.folder / f"sums-{name}.arrow", rows),
         write_table(work.folder / f"pairs-{name}.arrow", pa.table({"code": codes, "people": people})),

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 
 from engine.consent import Level, Vocabulary
 from engine.errors import SettingsError
-from engine.evaluation import baselines, metrics
+from engine.evaluation import baselines, metrics, reliability
 from engine.evaluation.gates import ERROR
-from engine.policy import Chain, load_policies
-from engine.schema import NO_ITEM
-from engine.snapshot import Snapshot
+from engine.policy import Chain, allowed, load_policies
+from engine.schema import LANES, NO_ITEM
+from engine.snapshot import Snapshot, UserRecord
 from engine.two_tower.histories import Histories
 from jobs.assemble import assemble
 from jobs.cluster import Cluster
@@ -38,6 +38,7 @@ KINDS = ("all", "new")  # every want, or only those of items that the person had
 # The lists that are served, to people who turned the dial down as well, and the simple rankers to beat.
 DIAL = {"served": Level.FULL, "served_on_purchases": Level.PURCHASES, "served_on_nothing": Level.NONE}
 RANKERS = (*DIAL, "popularity", "personal_frequency", "item_to_item")
+_USUAL = "usual.tally."
 BEATEN = "popularity"  # the ranker that the served lists are measured against, person by person
 Figures = dict[str, list[float]]  # per person, by figure
 
@@ -62,12 +63,18 @@ def evaluate(this: Night, cluster: Cluster) -> StageManifest:
             shutil.rmtree(folder)
         parts = [_judged(work.folder, bucket) for bucket in facts["buckets"]]
         figures = _means([part for part, _ in parts])
+        told = {name: figures.pop(name) for name in [*figures] if name.startswith(_USUAL)}
+        curve = reliability.curve({name.removeprefix(_USUAL): value for name, value in told.items()})
+        figures |= {f"usual.{name}": value for name, value in curve.items()}
         lists = np.concatenate([given for _, given in parts])
         if len(lists):  # a figure of nobody would be compared with tomorrow's
             figures["served.coverage"] = metrics.coverage(lists, shelves.shop.size)
             share, error = metrics.tail_share(lists, shelves.shop.tail)
             figures |= {"served.tail_share": share, "served.tail_share" + ERROR: error}
         figures["evaluated"] = float(len(lists))
+        for name, value in curve.items():
+            if name.endswith(".told"):
+                say(f"  usual {name[:-5]}: told {value:.3f}, happened {curve[name[:-5] + '.happened']:.3f}")
         for ranker in RANKERS:
             say(
                 "  "
@@ -115,13 +122,17 @@ def _bucket(
     settings = this.settings
     activity = table(this.folder / "ingest" / f"activity-{bucket}.arrow")
     keys = table(this.folder / "rank" / f"users-{HOLDOUT}-{bucket}.arrow")["user_key"]
+    most = -(-settings.evaluate.people // len(finished(this.folder, "ingest").facts["buckets"]))
+    everybody = Histories.of(activity, "profilable", cut).keys[:most]
     activity = activity.filter(pc.is_in(activity["user_key"], value_set=keys.combine_chunks()))
     before = Histories.of(activity, "profilable", cut)
+    sampled = pc.is_in(before.keys, value_set=everybody).to_numpy(zero_copy_only=False)
     wanted = settings.train.wanted
     had_starts, had = _wants(activity, before, wanted, None, cut)
     all_starts, all_items = _wants(activity, before, wanted, cut, None)
     fresh = ~_pairs_in(all_starts, all_items, had_starts, had, shelves.shop.size)
     new_starts, new_items = _part(all_starts, fresh), all_items[fresh]
+    came = np.diff(all_starts) > 0  # again; of the others it is known only that they did not
     shop, k = shelves.shop, LENGTH
     hidden = (had_starts, had)
     frequent_starts, frequent = _wants(activity, before, wanted, None, cut, distinct=False)
@@ -132,8 +143,12 @@ def _bucket(
         vocabulary = Vocabulary.from_json(snapshot.vocabulary)
         # Every profile grant of the night. Sensitive items ask for one of their own, not assumed here: they are withheld.
         granted = {ranker: vocabulary.under(level, vocabulary.groups) for ranker, level in DIAL.items()}
+        offered: list[tuple[NDArray[np.int32], NDArray[np.float32]]] = []
         for row in range(before.users):  # the very calls of a request; people are bounded by evaluate.people
             record = snapshot.user(before.keys[row].as_py())
+            offered.append(_offers(record if sampled[row] else None, granted["served"]))
+            if not came[row]:
+                continue
             for (ranker, kind), lists in given.items():
                 taken = frozenset(had[had_starts[row] : had_starts[row + 1]].tolist()) if kind == "new" else frozenset()
                 items = served(snapshot, chain, record, granted[ranker], cut, taken=taken, limit=k).slate.item
@@ -154,12 +169,29 @@ def _bucket(
         for name in ("recall@20", "ndcg@10"):
             ours, theirs = (np.array(figures[f"{ranker}.{kind}.{name}"]) for ranker in ("served", BEATEN))
             figures[f"ahead.{kind}.{name}"] = (ours - theirs).tolist()
-    mix = _mix(before, shelves, cut)
-    distance = metrics.intra_list_distance(given["served", "all"], shop.vectors)
+    owner = np.repeat(np.arange(before.users), [len(items) for items, _ in offered])
+    items = np.concatenate([np.empty(0, np.int32), *(items for items, _ in offered)])
+    chances = np.concatenate([np.empty(0, np.float32), *(chances for _, chances in offered)])
+    starts = np.searchsorted(owner, np.arange(before.users + 1))
+    happened = _pairs_in(starts, items, all_starts, all_items, shop.size)
+    tallies = reliability.tallies(chances, happened, owner, before.users)
+    figures |= {_USUAL + name: values[sampled].tolist() for name, values in tallies.items()}
+    mix, lists = _mix(before, shelves, cut)[came], given["served", "all"][came]
+    distance = metrics.intra_list_distance(lists, shop.vectors)
     figures["served.intra_list_distance"] = distance.tolist()
-    off = metrics.miscalibration(mix, given["served", "all"], shelves.root)
+    off = metrics.miscalibration(mix, lists, shelves.root)
     figures["served.miscalibration"] = off[np.isfinite(off)].tolist()
-    return figures, given["served", "all"]
+    return figures, lists
+
+
+def _offers(record: UserRecord | None, granted: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """What somebody may be offered as the usual, and the chance that they want it again."""
+    if record is None:
+        return np.empty(0, np.int32), np.empty(0, np.float32)
+    candidates = record.candidates
+    ways = (candidates.lane == LANES.index("usual")) & allowed(candidates.basis, granted)
+    chance = np.where(ways, candidates.score, -1).max(axis=1, initial=-1)
+    return candidates.item[chance >= 0], chance[chance >= 0].astype(np.float32)
 
 
 def surface_chain(settings: Settings, surface: str = "") -> Chain:

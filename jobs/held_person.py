@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from engine.activity.parts import PartStore, Run
 from engine.consent import MODEL_BOUND, Change, Level, Vocabulary
+from engine.consent.changes import LINKED
 from engine.consent.looking import LedgerView
 from engine.consent.people import load
 from engine.errors import SnapshotError
@@ -23,7 +24,7 @@ from jobs import copies
 from jobs.audit import registry_of, there
 from jobs.copies import BEYOND, basis_words
 from jobs.night import moment
-from jobs.receipt import _known, composed
+from jobs.receipt import composed, known_of
 from jobs.settings import Settings
 from jobs.tables import print_table
 
@@ -54,20 +55,30 @@ def held_of(out: Path, overrides: Sequence[str], store: str, user: str) -> Told:
         ledger.check_key(keys.stable.key_id)
         consent = _consent(ledger, stable)
         erasures = ledger.erasures(stable)
-    runs = list(_runs(Path(settings.out) / "runs", rotating, unseen))
+        persons = {
+            each.change.source for each in known_of(ledger, stable)[1] if each.change and each.change.purpose == LINKED
+        }
+    if erasures:
+        unseen.append(
+            "what was made of this id together with others it was linked with before its erasure: the ledger no longer says "
+            "where that lies; no list uses it, and it goes with the snapshots and runs that hold it"
+        )
+    # What was made of linked ids together lies under the persons that they shared, the past ones as well.
+    filed = [rotating, *sorted(keys.rotating.of_person(bytes.fromhex(person)) for person in persons)]
+    runs = [each for key in filed for each in _runs(Path(settings.out) / "runs", key, unseen)]
     return {
         "consent": consent,
-        "snapshots": list(_snapshots(registry, keys, rotating, unseen)),
+        "snapshots": list(_snapshots(registry, keys, filed, unseen)),
         "parts": _parts(settings, rotating, unseen),
         "runs": [each for each in runs if each["rows"]],
         "models": [_model(each, erasures) for each in runs if each["trained_on"]],
         "replicas": list(_replicas(Path(settings.store.cache), stable, unseen)),
-        "not_looked_into": unseen,
+        "not_looked_into": list(dict.fromkeys(unseen)),
     }
 
 
 def _consent(ledger: LedgerView, key: bytes) -> Told:
-    standing, history = _known(ledger, key)
+    standing, history = known_of(ledger, key)
     grants = []
     for grant in standing.grants:
         # A grant for all sources counts for each; the standing says whether it still holds.
@@ -82,6 +93,7 @@ def _consent(ledger: LedgerView, key: bytes) -> Told:
         "grants": grants,
         "preference": Level(standing.preference).name.lower(),
         "last_change": standing.sequence,
+        "linked_ids": len(ledger.links.others(key)),
         "changes": len(history),
         "first_change": history[0].recorded_at.isoformat() if history else "",
         "erasures": [{"change": at, "at": when.isoformat()} for at, when in ledger.erasures(key)],
@@ -92,7 +104,7 @@ def _about(change: Change, grant: Change) -> bool:
     return change.purpose == grant.purpose and change.source in ("", grant.source)
 
 
-def _snapshots(registry: Registry, keys: UserKeys, key: bytes, unseen: list[str]) -> Iterator[Told]:
+def _snapshots(registry: Registry, keys: UserKeys, filed: Sequence[bytes], unseen: list[str]) -> Iterator[Told]:
     """Those that hold a record of the person; those that could not be asked are named."""
     for manifest in registry.list():
         name, written_with = manifest.snapshot_id, manifest.lineage.key_id
@@ -104,8 +116,7 @@ def _snapshots(registry: Registry, keys: UserKeys, key: bytes, unseen: list[str]
             continue
         try:
             with registry.open(name, verify=False) as snapshot:
-                record = snapshot.user(key)
-                if record is not None:
+                for record in filter(None, map(snapshot.user, filed)):
                     yield {"snapshot": name, "of": manifest.as_of.isoformat()} | _record(snapshot, manifest, record)
         except SnapshotError as error:
             unseen.append(f"snapshot {name}: {error.message}")
@@ -118,7 +129,7 @@ def _record(snapshot: Snapshot, manifest: Manifest, record: UserRecord) -> Told:
     return {
         "candidates": _relying(vocabulary, best),
         "sums": [
-            {"of": _words(vocabulary, 1 << group), "up_to": _day(last)}
+            {"of": _words(vocabulary, vocabulary.group_bases[group].item() if vocabulary else 0), "up_to": _day(last)}
             for group, last in zip(sums.group.tolist(), sums.last.tolist(), strict=True)
         ],
         "seen": _relying(vocabulary, seen.basis),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -17,11 +17,15 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from engine.activity.catalogue import read_catalogue
+from engine.activity.categories import Categories
 from engine.activity.columns import DAY
 from engine.activity.gather import bind
+from engine.activity.keys import Keys
+from engine.activity.linked import linked_in, moved, with_persons
 from engine.activity.parts import About, Partition
 from engine.activity.report import Reading, added, check_share, facts, warnings
 from engine.activity.settle import Tonight, retained_since, settle_bucket
+from engine.consent import CROSS_SOURCE
 from engine.errors import DataError
 from engine.schema import POPULARITY
 from jobs.cluster import Cluster, connected
@@ -41,7 +45,7 @@ def ingest(this: Night, cluster: Cluster) -> StageManifest:
     """New partitions of the log into parts (a task a few of them), then all parts by bucket of people (a task each)."""
     settings, data = this.settings, this.settings.data
     config = {
-        "data": asdict(data) | {"path": ""},  # what was read counts, not where it lay
+        "data": asdict(data) | {"path": "", "live": ""},  # what was read counts, not where it lay
         "buckets": settings.buckets,
         "holdout": settings.evaluate.holdout_days,
         "popularity": settings.popularity_days,
@@ -56,10 +60,12 @@ def ingest(this: Night, cluster: Cluster) -> StageManifest:
         if work.shards_left(["clock"]):  # a rerun after a crash goes by the same clock
             work.shard_done("clock", [], {"now": time.time_ns() // 1000})
         now = work.shard_facts()["clock"]["now"]
-        log = LogReader(settings, this.inputs, catalogue["item_id"].combine_chunks(), dropped, this.keys, now)
+        categories = Categories.of(catalogue["categories"], sensitive(catalogue))
+        named = _named(catalogue, categories)
+        log = LogReader(settings, this.inputs, named, dropped, this.keys, now)
         new = {part.name for part in log.partitions if not log.store.generation(log.names[part.name])}
         known = log.known()
-        standings = side.submit(this.standings)  # a large ledger takes a while, and would hold up what is done before
+        consent = side.submit(this.consent)  # a large ledger takes a while, and would hold up what is done before
         left, abouts, first = _read(log, cluster, known)
         reading = log.summed(abouts)
         log.keep_quarantine(abouts, work.folder / "quarantine")
@@ -73,8 +79,11 @@ def ingest(this: Night, cluster: Cluster) -> StageManifest:
         since = retained_since(data, as_of)
         left, abouts = _read_again(log, cluster, since, left, abouts)
         moments = {FULL: as_of, HOLDOUT: as_of - int(settings.evaluate.holdout_days * DAY)}
-        tonight = _tonight(this, log, abouts, catalogue, dropped, standings.result(), as_of, tuple(moments.values()))
-        settled, second = _settle(work, cluster, tonight, tuple(moments), _buckets(settings, reading.rows))
+        buckets = _buckets(settings, reading.rows)
+        items = (catalogue, categories, dropped)
+        tonight = _tonight(this, log, abouts, items, consent.result(), as_of, tuple(moments.values()))
+        tonight = _linked(this, cluster, tonight, abouts, consent.result()[1], buckets)
+        settled, second = _settle(work, cluster, tonight, tuple(moments), buckets)
         expired = added(
             [*(each["expired"] for each in settled.values()), *(about.forgotten_by_name for about in abouts)]
         )
@@ -97,6 +106,7 @@ def ingest(this: Night, cluster: Cluster) -> StageManifest:
             "buckets": list(settled),
             "items": catalogue.num_rows,
             "ledger_sequence": this.ledger_sequence,
+            "linked_ids": len(tonight.moved.keys) if tonight.moved is not None else 0,
             "steps": [asdict(first), asdict(second)],
         }
         manifest = work.finish(told)
@@ -116,8 +126,8 @@ def dry_run(settings: Settings) -> None:
     """
     settings.data.check()
     catalogue, dropped = read_catalogue(settings.data)
-    offered = catalogue["item_id"].combine_chunks()
-    log = LogReader(settings, {}, offered, dropped, None, time.time_ns() // 1000)
+    named = _named(catalogue, Categories.of(catalogue["categories"], sensitive(catalogue)))
+    log = LogReader(settings, {}, named, dropped, None, time.time_ns() // 1000)
     with connected(settings.cluster) as cluster:
         began = time.monotonic()
         abouts = log.read(cluster, log.partitions)
@@ -137,25 +147,30 @@ def sensitive(catalogue: pa.Table) -> Any:
     return pc.fill_null(pc.greater(pc.list_value_length(catalogue["sensitive"]), 0), False).to_numpy().astype(bool)
 
 
+def _named(catalogue: pa.Table, categories: Categories) -> pa.Array:
+    """What a part may name, in the order of tonight's codes: the items on offer, then the categories."""
+    return pa.concat_arrays([catalogue["item_id"].combine_chunks(), categories.ids])
+
+
 def _tonight(
     this: Night,
     log: LogReader,
     abouts: list[About],
-    catalogue: pa.Table,
-    dropped: pa.Array,
-    standings: pa.Table,
+    items: tuple[pa.Table, Categories, pa.Array],
+    consent: tuple[pa.Table, pa.Table],
     as_of: int,
     moments: tuple[int, ...],
 ) -> Tonight:
     sources, purpose = this.settings.consent.sources, this.vocabulary.mask
+    catalogue, categories, dropped = items
     parts = {about.generation: about.runs for about in abouts}
     return Tonight(
         data=this.settings.data,
         store=log.store,
         parts=tuple(parts),
-        places=bind(log.store, parts, catalogue["item_id"].combine_chunks(), dropped),
+        places=bind(log.store, parts, _named(catalogue, categories), dropped),
         keys=this.keys,
-        standings=standings,
+        standings=consent[0],
         trainable=tuple(purpose("train", source) for source in sources),
         profilable=tuple(purpose("profile", source) for source in sources),
         sensitive=sensitive(catalogue),
@@ -163,7 +178,30 @@ def _tonight(
         as_of=as_of,
         moments=moments,
         half_life=this.settings.popularity_days,
+        categories=categories,
     )
+
+
+def _linked(
+    this: Night, cluster: Cluster, tonight: Tonight, abouts: list[About], links: pa.Table, buckets: int
+) -> Tonight:
+    """The same night, with linked ids as one person each."""
+    if not links.num_rows or CROSS_SOURCE not in this.vocabulary.purposes:  # nobody can consent to it any more
+        return tonight
+    parts = [(about.generation, about.runs) for about in abouts]
+    told = cluster.share((tonight.store, parts, buckets, this.keys, links))
+    found = cluster.each(_linked_in, range(buckets), told, label="find linked ids")
+    purpose = this.vocabulary.mask
+    every = [[purpose(name, source) for name in this.vocabulary.purposes] for source in this.vocabulary.sources]
+    needed = [
+        (purpose(CROSS_SOURCE, source), sum(bits)) for source, bits in zip(this.vocabulary.sources, every, strict=True)
+    ]
+    return replace(tonight, standings=with_persons(tonight.standings, links, needed), moved=moved(found, this.keys))
+
+
+def _linked_in(bucket: int, told: Any) -> tuple[Keys, Keys]:
+    store, parts, buckets, keys, links = told
+    return linked_in(store, parts, bucket, buckets, keys, links)
 
 
 def _read(log: LogReader, cluster: Cluster, known: dict[str, About]) -> tuple[list[Partition], list[About], Step]:

@@ -9,13 +9,15 @@ from pathlib import Path
 
 import polars as pl
 import pyarrow as pa
-from bodega.client import Client, grant, recommend_request
+import pyarrow.compute as pc
+from bodega.client import Client, event, grant, recommend_request
 from bodega.v1 import ranking_pb2
 
 from engine.activity.simulator import ShopSettings, Visitor
+from engine.errors import DataError
 from jobs.progress import say
 
-_BATCH = 100  # what BatchRecommend takes
+_BATCH, _EVENTS = 100, 1000  # what BatchRecommend and RecordEvents take
 _SECONDS = 30.0
 _BEST_SELLING_DAYS = 30
 
@@ -108,3 +110,29 @@ def tell_consent(client: Client, changes: pa.Table) -> None:
             actor=actor,
             occurred_at=at,
         )
+
+
+def tell_events(client: Client, log: pa.Table) -> None:
+    """Tell the server what known people did, as backends do while it happens.
+
+    Args:
+        log: of one day, as the simulator writes it.
+
+    Raises:
+        DataError: the server refused an event. BodegaRpcError: it cannot make them durable.
+    """
+    known = log.filter(pc.is_valid(log["user_id"])).to_pylist()
+    for first in range(0, len(known), _EVENTS):
+        told = client.record_events(
+            [
+                event(
+                    row["user_id"], row["event"], row["item_id"], source=row["source"], event_id=row["event_id"],
+                    time=row["ts"], value=row["value"], flags=row["flags"] or (),
+                )
+                for row in known[first : first + _EVENTS]
+            ],
+            timeout=_SECONDS,
+        )  # fmt: skip
+        if told.rejected:
+            problem = told.rejected[0].problem
+            raise DataError(f"{len(told.rejected)} events were refused, such as: {problem.message}", problem.remedy)

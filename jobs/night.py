@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from engine.activity.files import Digests, LogFile, locate, log_files
+from engine.activity.files import Digests, LogFile, live_files, locate, log_files
 from engine.consent import Ledger, Profile, Vocabulary, parse_profiles
 from engine.errors import SettingsError
 from engine.identity import UserKeys
@@ -32,7 +32,7 @@ HOLDOUT, FULL = "holdout", "full"
 PARTS = (HOLDOUT, FULL)
 # What changes where the work is done, but not its outcome.
 _RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=-]{0,127}")
-_OUTSIDE_THE_RUN = ("out", "run", "store", "cluster", "force", "dry_run", "gates", "file", "shop")
+_OUTSIDE_THE_RUN = ("out", "run", "store", "cluster", "force", "dry_run", "gates", "file", "links", "shop")
 
 
 @dataclass
@@ -74,13 +74,17 @@ class Night:
     def config(self) -> dict[str, Any]:
         """The settings that the outcome depends on; purposes count by the vocabulary's version, which is among the inputs."""
         told = {name: value for name, value in asdict(self.settings).items() if name not in _OUTSIDE_THE_RUN}
-        return told | {"consent": {name: told["consent"][name] for name in ("sources", "profiles")}}
+        # Where the servers' events lie says nothing: what lies there is among the inputs.
+        data = {name: value for name, value in told["data"].items() if name != "live"}
+        return told | {"data": data, "consent": {name: told["consent"][name] for name in ("sources", "profiles")}}
 
-    def standings(self) -> pa.Table:
-        """schema.STANDINGS at the run's ledger sequence."""
+    def consent(self) -> tuple[pa.Table, pa.Table]:
+        """schema.STANDINGS and schema.LINKS at the run's ledger sequence."""
         with opened_ledger(self.settings) as (ledger, _):
-            now, sequence = ledger.standings()  # a replay up to a sequence takes four times as long
-            return now if sequence == self.ledger_sequence else ledger.standings(self.ledger_sequence)[0]
+            standings, sequence = ledger.standings()  # a replay up to a sequence takes four times as long
+            if sequence != self.ledger_sequence:
+                standings, _ = ledger.standings(self.ledger_sequence)
+            return standings, ledger.links.at(self.ledger_sequence)
 
 
 @contextlib.contextmanager
@@ -176,10 +180,13 @@ def write_table(path: Path, rows: pa.Table) -> Path:
 
 
 def digests(settings: Settings) -> dict[str, str]:
-    """SHA-256 of the catalogue and of each file of the log, by name; a file that has not changed is not read again."""
+    """SHA-256 of the catalogue and of each file of the log and below data.live, by name; a file that has not changed is not
+    read again.
+    """
     data = settings.data
     filesystem, root = locate(data.path)
     about = filesystem.get_file_info(f"{root}/{data.catalogue}")
     catalogue = LogFile(about.path, data.catalogue, about.size or 0, about.mtime_ns or 0)
     known = Digests(Path(settings.store.parts) / "digests.json")
-    return known.of(filesystem, [*log_files(data), catalogue])
+    of_log, live = known.of(filesystem, [*log_files(data), catalogue]), live_files(data)
+    return of_log | (known.of(locate(data.live)[0], live) if live else {})

@@ -26,3 +26,13 @@ class Operator(Client):
         """
         request = admin_pb2.RollbackSnapshotRequest(reason=reason)
         return self._call(self._admin.RollbackSnapshot, request, admin_pb2.RollbackSnapshotResponse, timeout)
+
+    def reload_policies(self, *, timeout: float | None = None) -> admin_pb2.ReloadPoliciesResponse:
+        """Have the server read its policies again, and say their versions.
+
+        Raises:
+            BodegaRpcError: they are wrong, and the old ones stay; or the server lets nobody.
+        """
+        return self._call(
+            self._admin.ReloadPolicies, admin_pb2.ReloadPoliciesRequest(), admin_pb2.ReloadPoliciesResponse, timeout
+        )

@@ -52,14 +52,17 @@ def run_night(out: Path, arguments: Sequence[str] = (), timeout: float | None = 
 
 
 @contextlib.contextmanager
-def server(out: Path) -> Iterator[str]:
+def server(out: Path, *overrides: str) -> Iterator[str]:
     """A server of the folder on a free port of this machine; yields its address.
+
+    Args:
+        overrides: settings of conf/serve.yaml.
 
     Raises:
         SnapshotError: it did not start.
     """
     with (out / "server.log").open("w") as log:
-        command = [sys.executable, "-m", "engine.serving", f"out={out}", "port=0", "log.format=json"]
+        command = [sys.executable, "-m", "engine.serving", f"out={out}", "port=0", "log.format=json", *overrides]
         with _ended(subprocess.Popen(command, stderr=log, env=dict(os.environ))) as process:
             yield _address(process, out / "server.log")
 

@@ -25,7 +25,7 @@ from engine.activity.simulator import Course, DayReport, LiveShop, Tally
 from engine.errors import GateBlocked, SettingsError
 from jobs.import_consent import import_file
 from jobs.launch import recipe
-from jobs.lists import BestSellers, ServerLists, tell_consent
+from jobs.lists import BestSellers, ServerLists, tell_consent, tell_events
 from jobs.processes import run_night, server, wait_for_snapshot
 from jobs.progress import say
 from jobs.settings import ProveSettings
@@ -71,6 +71,10 @@ def check(settings: ProveSettings) -> None:
         raise SettingsError(f"prove.minutes is {choice.minutes}.", "Give a number above 0.")
 
 
+# Days of the simulator lie in the past; and the shop writes its log by itself, with the same events in it.
+_SIMULATED = ("live.oldest_days=36500", "live.ship_seconds=86400")
+
+
 class Trial:
     """The days on which lists are seen, and what they came to."""
 
@@ -91,7 +95,7 @@ class Trial:
                 done = import_file(self._settings, str(shop.folder / "grants.parquet"))
                 say(f"consent: {done.people} people, {done.changes} changes imported")
                 night = self._night()
-                client = stack.enter_context(Client(stack.enter_context(server(self._out)), timeout=10.0))
+                client = stack.enter_context(Client(stack.enter_context(server(self._out, *_SIMULATED)), timeout=10.0))
                 wait_for_snapshot(client, night)
                 lists = ServerLists(client, shop.settings.page)
             yield HEAD
@@ -101,7 +105,11 @@ class Trial:
                     break
                 if client is not None:
                     tell_consent(client, shop.grants.of(day))
-                report = shop.step(day, lists)
+                lived = shop.live(day, lists)
+                shop.write_books()
+                if client is not None:
+                    tell_events(client, lived.log)
+                report = lived.report
                 self._course.add(report)
                 self._days += 1
                 self._profiled, self._asked = lists.profiled, lists.asked

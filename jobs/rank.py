@@ -60,20 +60,20 @@ def _rank_bucket(name: str, work: Stage, this: Night, shelves: Shelves, moment: 
     part, bucket = name.split("-", 1)
     settings = this.settings
     activity = table(this.folder / "ingest" / f"activity-{bucket}.arrow")
-    histories = Histories.of(activity, "profilable", moment)
+    histories = Histories.of(activity, "profilable", moment, shelves.sensitive)
     _, tower = load_items(this.folder / "embed", part)
     sums = load_sums(table(this.folder / "embed" / f"sums-{name}.arrow"))
     if part == HOLDOUT:
         buckets = len(finished(this.folder, "ingest").facts["buckets"])
         asked = evaluated(activity, histories, moment, settings, buckets)
-        histories, sums = _only(activity, asked, histories, sums, moment)
-    profiles = tuple((profile.name, profile.groups) for profile in this.profiles)
-    people = gather(
-        histories, sums, tower, profiles, shelves.shop.size, moment, settings.rank, device_here(), settings.train.wanted
-    )
-    found = {lane: source.find(people, shelves.shop) for lane, source in lanes(settings.rank.lanes).items()}
-    merged = merge(found, settings.rank.candidates, settings.rank.least_each)
+        histories, sums = _only(activity, asked, histories, sums, moment, shelves.sensitive)
     vocabulary: Vocabulary = this.vocabulary
+    # A profile is about events; whatever else these need was granted, or they were not here.
+    profiles = tuple((profile.name, profile.groups | vocabulary.beside_groups) for profile in this.profiles)
+    size, device = shelves.shop.size, device_here()
+    people = gather(histories, sums, tower, profiles, size, moment, settings.rank, device, vocabulary.group_bases)
+    found = {lane: source.find(people, shelves.shop) for lane, source in lanes(settings.rank.lanes).items()}
+    merged = merge(found, settings.rank.candidates, settings.rank.least_each, settings.rank.reasoned)
     tables = shard_tables(people, merged, sums, shelves.root, shelves.sensitive, vocabulary.with_sensitive)
     files = [write_table(work.folder / f"{kind}-{name}.arrow", tables[kind]) for kind in TABLES]
     work.shard_done(name, files, {kind: tables[kind].num_rows for kind in TABLES})
@@ -96,7 +96,8 @@ def load_sums(rows: pa.Table) -> GroupSums:
 def evaluated(
     activity: pa.Table, before: Histories, cut: int, settings: Settings, buckets: int
 ) -> np.ndarray[Any, Any]:
-    """Rows of `before` of the people whom the hold-out can judge: with a want after the cut, and a history before it.
+    """Rows of `before` of the people whom the hold-out can judge, with a want after the cut and a history before it; and as many
+    of all who have a history, whether they came again or not.
 
     The keys are pseudorandom, so the first of them are a fair sample.
     """
@@ -105,14 +106,22 @@ def evaluated(
     )
     wanted = activity.filter(pc.and_(late, activity["profilable"]))["user_key"].unique()
     rows = np.flatnonzero(pc.is_in(before.keys, value_set=wanted).to_numpy(zero_copy_only=False))
-    return rows[: -(-settings.evaluate.people // buckets)]
+    most = -(-settings.evaluate.people // buckets)
+    return np.union1d(rows[:most], np.arange(min(most, before.users)))
 
 
 def _only(
-    activity: pa.Table, rows: np.ndarray[Any, Any], histories: Histories, sums: GroupSums, moment: int
+    activity: pa.Table,
+    rows: np.ndarray[Any, Any],
+    histories: Histories,
+    sums: GroupSums,
+    moment: int,
+    sensitive: np.ndarray[Any, Any],
 ) -> tuple[Histories, GroupSums]:
     keys = histories.keys.take(pa.array(rows))
-    kept = Histories.of(activity.filter(pc.is_in(activity["user_key"], value_set=keys)), "profilable", moment)
+    kept = Histories.of(
+        activity.filter(pc.is_in(activity["user_key"], value_set=keys)), "profilable", moment, sensitive
+    )
     place = np.full(histories.users, -1)
     place[rows] = np.arange(len(rows))
     mine = place[sums.owner] >= 0

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +16,8 @@ from numpy.typing import NDArray
 from pyarrow import fs
 
 from engine.activity.columns import DAY
-from engine.activity.files import locate, log_files
+from engine.activity.files import live_files, locate, log_files
+from engine.activity.mapping import DataSettings
 from engine.activity.parts import About, Partition, PartStore, partitions
 from engine.activity.people import People
 from engine.activity.report import Reading, summed
@@ -36,11 +38,11 @@ _LOOKS = 4  # into the store at once
 
 
 class LogReader:
-    """A log and the store of its parts, as one night reads them.
+    """A log, the events that servers took beside it, and the store of their parts, as one night reads them.
 
     Args:
-        digests: SHA-256 of each file of the log, by name.
-        offered, dropped: item ids of the catalogue, on offer or not.
+        digests: SHA-256 of each file of either, by name.
+        offered, dropped: item ids of the catalogue, on offer or not; among the former Categories.ids.
         keys: the deployment's; None for a dry run, which writes nothing.
         now: microseconds since the epoch.
     """
@@ -55,7 +57,7 @@ class LogReader:
         now: int,
     ) -> None:
         self.settings = settings
-        files = log_files(settings.data)
+        files = [*log_files(settings.data), *live_files(settings.data)]
         # What came after the log was looked through is left to the next night.
         self.files = [file for file in files if file.name in digests] if keys else files
         self.partitions = partitions(self.files)
@@ -63,15 +65,14 @@ class LogReader:
         salt = int.from_bytes(keys.rotating.derive_many(["\0marks of events"])[0][:8]) if keys else 0
         items = pa.concat_arrays([offered, dropped]).sort()
         self.rules = Rules(settings.data, items, dropped, tuple(settings.consent.sources), now, salt)
+        self.live_rules = replace(self.rules, data=settings.data.plain())
         self.store = PartStore(Path(settings.store.parts))
-        config = {name: value for name, value in asdict(settings.data).items() if name in _READS}
-        config["coarse"] = settings.data.coarsen.time
-        config["impressions"] = settings.data.weights.get("impression", 0.0) > 0
         secrets = [keys.stable.key_id, keys.rotating.key_id] if keys else []
-        read_with = fingerprint(config, settings.consent.sources, secrets, _code())
+        told, code = (settings.consent.sources, secrets), _code()
+        read_with = [fingerprint(_reading(rules.data), *told, code) for rules in (self.rules, self.live_rules)]
         self.names = {
             part.name: fingerprint(
-                part.name, {file.name: digests.get(file.name, "") for file in part.files}, read_with
+                part.name, {file.name: digests.get(file.name, "") for file in part.files}, read_with[part.live]
             )[:32]
             for part in self.partitions
         }
@@ -106,7 +107,8 @@ class LogReader:
         tasks = min(len(left), _TASKS_A_CPU * cluster.cpus)
         asked = [_Asked(part, self.names[part.name], self.store.generation(self.names[part.name])) for part in left]
         store = self.store if self.keys else None
-        shared = cluster.share((self.settings.data.path, replace(self.rules, since=since), self.keys, store))
+        rules = [replace(each, since=since) for each in (self.rules, self.live_rules)]
+        shared = cluster.share((rules, self.keys, store))
         groups = [asked[at::tasks] for at in range(tasks)]
         return [about for group in cluster.each(_read, groups, shared, label="read log") for about in group]
 
@@ -155,13 +157,14 @@ class _Asked:
     outdated: str
 
 
-def _read(group: list[_Asked], shared: tuple[str, Rules, UserKeys | None, PartStore | None]) -> list[About]:
-    path, rules, keys, store = shared
-    filesystem, _ = locate(path)
+def _read(group: list[_Asked], shared: tuple[list[Rules], UserKeys | None, PartStore | None]) -> list[About]:
+    by_kind, keys, store = shared  # of the log, of live events
     people, found = People(keys), []
+    filesystems = {live: locate(by_kind[live].data.path)[0] for live in {asked.partition.live for asked in group}}
     for asked in group:
+        live = asked.partition.live
         with measured() as memory:
-            about = _part(asked, filesystem, rules, people, store)
+            about = _part(asked, filesystems[live], by_kind[live], people, store)
         about.peak = memory.peak
         found.append(about)
     return found
@@ -187,6 +190,12 @@ def _forget(keys: list[str], shared: tuple[PartStore, NDArray[np.int64]]) -> Non
     store, since = shared
     for key in keys:
         store.forget(key, since)
+
+
+def _reading(data: DataSettings) -> dict[str, Any]:
+    """What a part depends on of the settings."""
+    config = {name: value for name, value in asdict(data).items() if name in _READS}
+    return config | {"coarse": data.coarsen.time, "impressions": data.weights.get("impression", 0.0) > 0}
 
 
 def _code() -> str:

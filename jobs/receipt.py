@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.consent import Ledger, RecordedChange, Standing
+from engine.consent.looking import LedgerView
 from engine.consent.mapping import terms_of
 from engine.consent.receipt import check_controller, receipt_of
 from engine.errors import LedgerUnavailable, SettingsError
@@ -41,9 +42,9 @@ def receipt(out: Path, overrides: Sequence[str], user: str) -> dict[str, Any]:
         raise SettingsError(f"There is no ledger at {path}.", "Name the deployment's folder with --out.")
     keys = UserKeys.load(settings.store.keys)
     key = keys.stable.derive(user)
-    with contextlib.closing(Ledger.open(url, vocabulary)) as ledger:
-        ledger.bind(keys.stable.key_id)  # under another key nobody is found, and a receipt would deny what is recorded
-        standing, history = _known(ledger, key)
+    with contextlib.closing(LedgerView.open(url, vocabulary)) as ledger:
+        ledger.check_key(keys.stable.key_id)  # or a receipt would deny what is recorded
+        standing, history = known_of(ledger, key)
     return receipt_of(key, standing, history, vocabulary, terms, settings.consent.controller, datetime.now(UTC))
 
 
@@ -72,7 +73,7 @@ def composed(out: Path, overrides: Sequence[str]) -> Settings:
     return made
 
 
-def _known(ledger: Ledger, key: bytes) -> tuple[Standing, list[RecordedChange]]:
+def known_of(ledger: Ledger, key: bytes) -> tuple[Standing, list[RecordedChange]]:
     """What a person allows and all that led to it, of one moment."""
     for _ in range(_TRIES):
         standing = ledger.standing(key)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from engine.policy import Chain, Effect, Moment, Slate, allowed, make_list
+from engine.policy.rules.dismissed import dismissed_of
 from engine.schema import LANES, NOBODY
 from engine.snapshot import Snapshot, UserRecord
 
@@ -44,6 +46,10 @@ def served(
     popular = Slate.of_anyone(*snapshot.fallback(region=region), _POPULAR)
 
     def moment(record: UserRecord | None, granted: int) -> Moment:
+        known: dict[str, Any] = {}
+        if record is not None:
+            gone = dismissed_of(record.mix, granted, snapshot.categories, snapshot.items)
+            known = {"seen": record.seen, "mix": record.mix, "dismissed": gone}
         return Moment(
             items=snapshot.items,
             categories=snapshot.categories,
@@ -53,7 +59,7 @@ def served(
             granted=granted,
             limit=limit or chain.default_limit,
             exclude=taken,
-            seen=record.seen if record is not None else None,
+            **known,
         )
 
     if record is not None:

@@ -79,7 +79,8 @@ class Settings:
     force: str = ""  # a reason to publish past a gate
     dry_run: bool = False  # of ingest and publish: look, report, and write nothing
     file: str = ""  # of grants, for import_consent
-    data: DataSettings = field(default_factory=DataSettings)
+    links: str = ""  # likewise, of ids that are one person's
+    data: DataSettings = field(default_factory=lambda: DataSettings(live="${out}/events"))
     towers: TowerSettings = field(default_factory=TowerSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
     rank: RankSettings = field(default_factory=RankSettings)

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from engine import schema
+from engine.ranking.kinds import Kinds
 from engine.ranking.lanes.popular import PopularLane, sold_in
 from engine.ranking.people import Shop
 from jobs.embed import load_items
@@ -24,7 +25,7 @@ _OPEN_FROM, _OPEN_UNTIL = np.iinfo(np.int64).min, np.iinfo(np.int64).max
 @dataclass(frozen=True, eq=False)
 class Shelves:
     """Shop: what lanes read. root (I,): root category or -1. categories: their names. sensitive (I,). people (I,): who wanted it.
-    neighbour, likeness: (I, N) with all the neighbours that were counted.
+    neighbour, likeness: (I, N) with all the neighbours that were counted. kinds: all categories, the roots by the same codes.
     """
 
     shop: Shop
@@ -34,6 +35,7 @@ class Shelves:
     people: NDArray[np.int64]
     neighbour: NDArray[np.int32]
     likeness: NDArray[np.float32]
+    kinds: Kinds
 
 
 def load_shelves(this: Night, part: str) -> Shelves:
@@ -51,7 +53,8 @@ def load_shelves(this: Night, part: str) -> Shelves:
     rising = np.lexsort((np.arange(len(shares)), shares))
     tail = np.zeros(len(shares), bool)
     tail[rising[np.cumsum(shares[rising]) <= this.settings.tail_share]] = True
-    roots = [path[0] if path else None for path in catalogue["categories"].to_pylist()]
+    paths = catalogue["categories"].to_pylist()
+    roots = [path[0] if path else None for path in paths]
     categories = sorted({name for name in roots if name is not None})
     place = {name: code for code, name in enumerate(categories)}
     keep = this.settings.neighbours
@@ -72,6 +75,7 @@ def load_shelves(this: Night, part: str) -> Shelves:
         people,
         neighbour,
         likeness,
+        Kinds.of(paths, categories),
     )
 
 

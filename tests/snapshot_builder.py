@@ -155,7 +155,12 @@ def build_snapshot(
     for number in range(shards):
         mine = keys[len(keys) * number // shards : len(keys) * (number + 1) // shards]
         writer.user_shard(number, *user_tables({key: (users or {})[key] for key in mine}, len(decays), width))
-    writer.items(item_table(items, len(categories), width, neighbours, seed, **(item_columns or {})))
+    columns = dict(item_columns or {})
+    roots = columns.get(
+        "root_category", [code % len(categories) for code in range(items)] if categories else [-1] * items
+    )
+    columns.setdefault("categories", [[categories[root]] if 0 <= root < len(categories) else [] for root in roots])
+    writer.items(item_table(items, len(categories), width, neighbours, seed, **columns))
     writer.categories(pa.table({"name": list(categories)}, schema=schema.CATEGORIES))
     given = {-1: range(items)} if fallback is None else fallback
     lists = {(("", segment) if isinstance(segment, int) else segment): each for segment, each in given.items()}

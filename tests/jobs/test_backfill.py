@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from engine.errors import SettingsError
 from jobs.backfill import days
-from tests.nights import SmallShop, command, open_small_shop
+from tests.nights import SmallShop, command
 
 BUCKETS = ("cluster.cpus=2", "buckets=2")
 
@@ -22,8 +23,13 @@ def facts(shop: SmallShop, run: str) -> dict[str, Any]:
     return found | {"sums": {path: about["sha256"] for path, about in content["files"].items()}}
 
 
-def test_each_day_is_what_an_ingest_of_that_day_comes_to_and_the_log_is_read_once(tmp_path: Path) -> None:
-    shop = open_small_shop(tmp_path / "out")
+def test_each_day_is_what_an_ingest_of_that_day_comes_to_and_the_log_is_read_once(
+    small_shop: SmallShop, tmp_path: Path
+) -> None:
+    shop = SmallShop(tmp_path / "out")
+    for name in ("shop", "keys"):
+        shutil.copytree(small_shop.out / name, shop.out / name)
+    shutil.copy(small_shop.out / "consent.db", shop.out)
     source = f"data.path={shop.out / 'shop'}"
     forgetting = "+data.retention_days.view=3"
     ran = command("jobs.ingest", f"out={shop.out}", source, "run=today", forgetting, *BUCKETS)

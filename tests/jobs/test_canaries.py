@@ -115,15 +115,15 @@ def test_a_canary_is_asked_with_what_it_granted(opened):
     canaries = {
         "full": dict(user="qa-ana", profiled=True, lanes=["usual", "similar"], least_items=4),
         "purchases": dict(user="qa-ana", profiled=True, lanes=["usual"], never_items=["item-0007"]),
-        "withdrawn": dict(user="qa-ana", profiled=False, lanes=["popular"], some_category=["category-0"]),
+        "withdrawn": dict(user="qa-ana", profiled=False, lanes=["popular"], some_category=["Tea"]),
         "unknown": dict(user="qa-nobody", profiled=False),
     }
     full, purchases = VOCABULARY.groups, VOCABULARY.purchase_groups
     at = {
-        "full": Standpoint(chains["home"], ANA, full),
-        "purchases": Standpoint(chains["home"], ANA, purchases),
-        "withdrawn": Standpoint(chains["home"], ANA, 0),
-        "unknown": Standpoint(chains["home"], CLEO, full),
+        "full": Standpoint(chains["home"], (ANA,), full),
+        "purchases": Standpoint(chains["home"], (ANA,), purchases),
+        "withdrawn": Standpoint(chains["home"], (ANA,), 0),
+        "unknown": Standpoint(chains["home"], (CLEO,), full),
     }
     assert broken(watcher(snapshot, canaries=canaries).canaries(at)) == []
     # The same properties of the others' lists.
@@ -139,7 +139,7 @@ def test_a_canary_is_asked_on_its_surface_and_in_its_region(opened):
         "here": dict(user="u", region="FR", least_items=2),
         "there": dict(user="u", region="AT", least_items=1),
     }
-    at = {name: Standpoint(chains["basket"], CLEO, 0) for name in canaries}
+    at = {name: Standpoint(chains["basket"], (CLEO,), 0) for name in canaries}
     assert broken(watcher(snapshot, canaries=canaries).canaries(at)) == [
         "canary there on basket: has 0 items, at least 1 expected"
     ]

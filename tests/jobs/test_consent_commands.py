@@ -78,6 +78,37 @@ def test_nobody_is_erased_without_saying_so_twice(shop: Shop) -> None:
         assert again["receipt_id"] in done.out and len(again["deadlines"]) == 7
 
 
+def test_ids_are_linked_and_taken_apart_by_command(shop: Shop) -> None:
+    shop.publish()
+    with shop.served() as (server, client):
+        at = ("--address", f"127.0.0.1:{server.port}")
+        done = bodega("consent", "link", "ana", "ana-app", "--notice-version", "n9", *at)
+        assert done.code == 0 and "consent token" in done.out, done.err
+        assert client.get_consent("ana").linked_ids == 1
+        assert {each.notice_version for each in client.consent_changes("ana").changes} == {"n9"}
+        refused = bodega("consent", "link", "ana", *at)
+        assert refused.code != 0 and "expected 2..16" in refused.err
+        done = bodega("consent", "unlink", "ana-app", *at)
+        assert done.code == 0 and client.get_consent("ana").linked_ids == 0, done.err
+
+
+def test_what_is_promoted_by_hand_stands_in_the_log_of_a_ledger_on_a_server(
+    shop: Shop, postgres: PostgresServer
+) -> None:
+    first, _ = shop.publish(0).snapshot_id, shop.publish(1)
+    url = postgres.url(postgres.schema())
+    with closing(Ledger.open(url, VOCABULARY)):
+        pass
+    done = bodega("snapshot", "promote", first, "--out", str(shop.out), "--ledger", url, "--reason", "clicks")
+    assert done.code == 0, done.err
+    with closing(Ledger.open(url, VOCABULARY)) as ledger:
+        (row,) = ledger.audit_rows(9)
+    assert row.action == "snapshot_promoted" and json.loads(row.detail) == {"snapshot": first, "because": "clicks"}
+    missing = f"sqlite:///{shop.out}/elsewhere.db"
+    refused = bodega("snapshot", "rollback", "--out", str(shop.out), "--ledger", missing)
+    assert refused.code != 0 and "There is no ledger" in refused.err and not (shop.out / "elsewhere.db").exists()
+
+
 def test_a_whole_log_is_told_with_its_last_rows(out: Path) -> None:
     done = bodega("consent", "audit", "--out", str(out), "--last", "2")
     assert done.code == 0, done.err

@@ -185,6 +185,7 @@ def test_of_someone_erased_the_tombstone_and_what_is_not_purged_yet_are_told(liv
     assert found["snapshots"] and found["parts"] and found["runs"], (
         "an erasure does not purge these, and they are not hidden"
     )
+    assert any("linked with before its erasure" in each for each in found["not_looked_into"])
     due = pl.Series([found["models"][0]["due"], erasure["at"]]).str.to_datetime(time_zone="UTC")
     assert due[0] - due[1] == MODEL_BOUND
 

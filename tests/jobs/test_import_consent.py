@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 from engine.consent import Change, Ledger, Standing, Vocabulary
 from engine.errors import ConsentError, ContractError, DataError
 from engine.identity import UserKeys
-from jobs.import_consent import import_declared, import_file
+from jobs.import_consent import LinksImported, import_declared, import_file, import_links
 from jobs.night import opened_ledger
 from jobs.settings import ConsentSettings, Settings, StoreSettings
 from tests.postgres_server import PostgresServer
@@ -54,6 +55,74 @@ def test_grants_are_recorded_by_person_and_source(chosen: Settings, tmp_path: Pa
     assert standing(chosen, "bob").granted == SOURCES.mask("profile", "")
     assert not standing(chosen, "eve").known
     assert import_file(chosen, path).skipped == 3
+
+
+def test_links_are_recorded_once_and_with_their_proof(chosen: Settings, tmp_path: Path) -> None:
+    rows = {"user_id": ["ann", "bob"], "linked_user_id": ["ann-app", "ann"], "notice_version": ["n4", None]}
+    pq.write_table(pa.table(rows), tmp_path / "l.pq")
+    assert import_links(chosen, str(tmp_path / "l.pq")) == LinksImported(2, 0, 0)
+    keys = UserKeys.load(chosen.store.keys)
+    ann, app, bob = (keys.stable.derive(name) for name in ("ann", "ann-app", "bob"))
+    with contextlib.closing(Ledger.open(chosen.store.ledger, chosen.consent.vocabulary())) as ledger:
+        assert ledger.links.others(ann) == sorted([app, bob])
+        assert ledger.changes(app, 0, 9)[0].notice_version == "n4"
+        ledger.links.unlink(bob, "n", "person", "", None)
+    assert import_links(chosen, str(tmp_path / "l.pq")) == LinksImported(0, 1, 1), "sent again, it overrules nobody"
+    with contextlib.closing(Ledger.open(chosen.store.ledger, chosen.consent.vocabulary())) as ledger:
+        assert ledger.links.others(ann) == [app]
+    pq.write_table(pa.table({"user_id": ["ann"], "linked_user_id": ["e\u0301"]}), tmp_path / "l.pq")
+    with pytest.raises(DataError, match="Row 1 of the links: its linked_user_id is not NFC"):
+        import_links(chosen, str(tmp_path / "l.pq"))
+
+
+def links(folder: Path, **columns: list[Any]) -> str:
+    pq.write_table(pa.table(columns), folder / "l.pq")
+    return str(folder / "l.pq")
+
+
+def test_a_file_of_links_overrules_no_erasure_and_no_withdrawal_that_came_after(
+    chosen: Settings, tmp_path: Path
+) -> None:
+    then = [datetime(2020, 1, 1, tzinfo=UTC)] * 3
+    path = links(
+        tmp_path, user_id=["ann", "cat", "dan"], linked_user_id=["bob", "cat-app", "dan-app"], occurred_at=then
+    )
+    vocabulary = chosen.consent.vocabulary()
+    keys = UserKeys.load(chosen.store.keys, create=True).stable
+    ann, cat, dan = (keys.derive(name) for name in ("ann", "cat", "dan"))
+    with contextlib.closing(Ledger.open(chosen.store.ledger, vocabulary)) as ledger:
+        for key in (ann, cat):
+            ledger.record(key, [Change("train", "web", True)], None, "n", "person", "", None)
+        ledger.erase(ann, "person", "")
+        ledger.record(cat, [Change("cross_source", "", False)], None, "n", "person", "", None)
+    assert import_links(chosen, path) == LinksImported(1, 0, 2)
+    with contextlib.closing(Ledger.open(chosen.store.ledger, vocabulary)) as ledger:
+        assert not ledger.links.others(ann) and not ledger.links.others(cat) and ledger.links.others(dan)
+        ledger.erase(dan, "person", "")
+    # Erased in between, it is no obstacle to the others of the file.
+    more = [*then, datetime(2020, 1, 2, tzinfo=UTC)]
+    path = links(tmp_path, user_id=["ann", "cat", "dan", "eve"], linked_user_id=["bob", "cat-app", "dan-app", "eve-app"],
+                 occurred_at=more)  # fmt: skip
+    assert import_links(chosen, path) == LinksImported(1, 0, 3)
+    undated = links(tmp_path, user_id=["ann"], linked_user_id=["bob"])
+    assert import_links(chosen, undated) == LinksImported(0, 0, 1), "without a time it is older than all"
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"user_id": ["a", "b"], "linked_user_id": ["c", "b"]}, "Row 2 of the links: it links an id with itself"),
+        ({"user_id": ["a"], "linked_user_id": ["c"], "occurred_at": [datetime(2999, 1, 1, tzinfo=UTC)]}, "Row 1.*future"),
+        ({"user_id": ["a"], "linked_user_id": ["c"], "actor": ["x" * 300]}, "Row 1.*actor is longer than 256"),
+    ],
+)  # fmt: skip
+def test_a_wrong_row_is_named_and_nothing_is_imported(
+    chosen: Settings, tmp_path: Path, columns: dict[str, list[Any]], said: str
+) -> None:
+    with pytest.raises(DataError, match=said):
+        import_links(chosen, links(tmp_path, **columns))
+    with contextlib.closing(Ledger.open(chosen.store.ledger, chosen.consent.vocabulary())) as ledger:
+        assert ledger.sequence() == 0
 
 
 def test_a_ledger_on_postgresql_serves_the_night_as_a_file_does(

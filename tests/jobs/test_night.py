@@ -5,11 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
+from engine.activity.settle import WEIGHTS
+from engine.kernels.encode_user import Scale
+from engine.ranking.settings import RankSettings
+from engine.schema import EVENTS
 from engine.snapshot import Registry
 from jobs.evaluate import DIAL, RANKERS
 
@@ -51,6 +56,19 @@ def test_another_run_of_the_same_input_gives_the_same_bytes(small_shop, first_ni
     assert small_shop.served() == first_night.last_line["snapshot"]
 
 
+def test_the_snapshot_tells_the_server_how_its_night_weighs_events_and_names_every_category(small_shop, first_night):
+    with Registry(small_shop.out / "snapshots").open(small_shop.served()) as snapshot:
+        scale, paths = Scale.of(snapshot.tower), snapshot.items.paths
+        roots = {snapshot.items.category_path(item)[0] for item in range(snapshot.items.count)}
+        names = snapshot.categories
+    assert dict(zip(EVENTS, scale.event_weights, strict=True)) == pytest.approx(
+        {name: WEIGHTS.get(name, 0.0) for name in EVENTS}
+    )
+    assert {EVENTS[code]: days for code, days in scale.hides.items()} == RankSettings().seen
+    assert scale.gift_weight == 0.0 and scale.similar.trust > 0 and scale.similar.keep > 0
+    assert names[: len(roots)] == tuple(sorted(roots)) and set(names) == set(paths.names) and len(names) > len(roots)
+
+
 def test_a_gate_keeps_yesterday_unless_a_reason_is_given(small_shop, first_night):
     before = small_shop.served()
     run = next(path.name for path in (small_shop.out / "runs").iterdir() if path.name.startswith("night-"))
@@ -85,18 +103,16 @@ def test_no_raw_user_id_is_in_any_artefact_or_log(small_shop, first_night):
     assert not pattern.search((small_shop.out / "consent.db").read_bytes())
 
 
-@pytest.mark.parametrize(
-    ("argument", "words"),
-    [
-        ("train.epoch=3", "Did you mean 'train.epochs'"),
-        ("towers=decayed_poolin", "towers=decayed_pooling"),
-        ("rank.lanes.similar.trustt=1", "trustt"),
-        ("data.path=/nowhere", "/nowhere"),
-        ("force=yes", "is no reason"),
-        ("dry_run=true", "jobs.publish know dry_run"),
-        ("run=../escape", "letters, digits"),
-    ],
-)
-def test_a_wrong_setting_is_named_with_its_remedy_before_any_work(small_shop, argument, words):
-    ran = small_shop.nightly(argument)
-    assert ran.code in (2, 3) and words in ran.err and "Traceback" not in ran.err
+def test_a_wrong_setting_is_named_with_its_remedy_before_any_work(small_shop):
+    wrong = {
+        "train.epoch=3": "Did you mean 'train.epochs'",
+        "towers=decayed_poolin": "towers=decayed_pooling",
+        "rank.lanes.similar.trustt=1": "trustt",
+        "data.path=/nowhere": "/nowhere",
+        "force=yes": "is no reason",
+        "dry_run=true": "jobs.publish know dry_run",
+        "run=../escape": "letters, digits",
+    }
+    with ThreadPoolExecutor(4) as pool:
+        for words, ran in zip(wrong.values(), pool.map(small_shop.nightly, wrong), strict=True):
+            assert ran.code in (2, 3) and words in ran.err and "Traceback" not in ran.err
